@@ -1,0 +1,303 @@
+//! A request becomes a site plan: the public types, and the choice of instruction set.
+
+use std::fmt;
+use std::ops::RangeInclusive;
+
+use crate::reach::{self, Need};
+use crate::{Refusal, aarch64, x86_64};
+
+/// The instruction sets that midflight knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum InstructionSet {
+    /// 64-bit x86.
+    X86_64,
+    /// 64-bit Arm, little-endian.
+    Aarch64,
+}
+
+impl fmt::Display for InstructionSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::X86_64 => "x86-64",
+            Self::Aarch64 => "aarch64",
+        })
+    }
+}
+
+/// A whole function: the run-time address of its first byte, and exactly its bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Function<'a> {
+    /// Where the first byte is when the function runs.
+    pub address: u64,
+    /// All of its bytes, as many as its symbol says.
+    pub bytes: &'a [u8],
+}
+
+/// How an entry jump gets to the replacement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Form {
+    /// A branch straight to the replacement.
+    Direct,
+    /// A jump through the slot.
+    Slot,
+    /// A branch to an island, which jumps through the slot.
+    Island,
+}
+
+impl fmt::Display for Form {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Direct => "direct",
+            Self::Slot => "slot",
+            Self::Island => "island",
+        })
+    }
+}
+
+/// The instructions that the overwritten bytes belong to.
+#[derive(Debug, Clone)]
+pub struct Displaced {
+    /// Bytes of the entry jump.
+    pub overwritten: usize,
+    /// Bytes of the displaced instructions: at least those overwritten.
+    pub span: usize,
+    /// What they are, in their order.
+    pub instructions: Vec<DisplacedInstruction>,
+    /// The bytes of the displaced instructions.
+    pub(crate) bytes: Vec<u8>,
+    /// Bytes of the trampoline.
+    pub(crate) room: usize,
+    /// Whether execution goes on behind the last one, so that the trampoline has to jump back.
+    pub(crate) falls_through: bool,
+    /// Whether the first one can be interrupted half done, with pc at the site.
+    pub(crate) repeatable: bool,
+    /// What the trampoline must reach.
+    pub(crate) needs: Vec<Need>,
+}
+
+/// One displaced instruction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DisplacedInstruction {
+    /// Bytes from the site.
+    pub offset: usize,
+    /// Its length in bytes.
+    pub len: usize,
+    /// As an assembler would write it.
+    pub text: String,
+}
+
+/// What [`measure`] found out about a function.
+#[derive(Debug, Clone)]
+pub struct Measure {
+    pub(crate) set: InstructionSet,
+    pub(crate) site: u64,
+    pub(crate) indirect_jump: bool,
+    pub(crate) direct: Result<Displaced, Refusal>,
+    pub(crate) slot: Result<Displaced, Refusal>,
+    pub(crate) island: Result<Displaced, Refusal>,
+}
+
+impl Measure {
+    /// The instruction set it was measured for.
+    pub fn set(&self) -> InstructionSet {
+        self.set
+    }
+
+    /// Address of the first byte to be overwritten; a landing pad before it stays.
+    pub fn site(&self) -> u64 {
+        self.site
+    }
+
+    /// Whether the function jumps to an address that it computes, as with a jump table. Where such a jump
+    /// goes is not known. (A jump through a fixed pointer, `jmp [rip+x]`, does not count.)
+    pub fn has_indirect_jump(&self) -> bool {
+        self.indirect_jump
+    }
+
+    /// The displaced instructions of a form, or why it cannot be used.
+    pub fn usable(&self, form: Form) -> Result<&Displaced, &Refusal> {
+        match form {
+            Form::Direct => self.direct.as_ref(),
+            Form::Slot => self.slot.as_ref(),
+            Form::Island => self.island.as_ref(),
+        }
+    }
+
+    /// Bytes that the trampoline needs at most; 0 if the form cannot be used.
+    pub fn trampoline_room(&self, form: Form) -> usize {
+        self.usable(form).map_or(0, |d| d.room)
+    }
+
+    /// Addresses at which a near block of `len` bytes may start so that everything in it is in range, wherever
+    /// in it trampoline, island and slot are put; `None` if there are none.
+    ///
+    /// The site can be switched to the island form later without leaving this range.
+    pub fn window(&self, form: Form, len: u64) -> Option<RangeInclusive<u64>> {
+        let displaced = self.usable(form).ok()?;
+        let entries = match self.set {
+            InstructionSet::X86_64 => x86_64::entry_reaches(form),
+            InstructionSet::Aarch64 => aarch64::entry_reaches(),
+        };
+        let entries = entries.iter().map(|&reach| Need::Into { from: self.site, reach });
+        reach::window(entries.chain(displaced.needs.iter().copied()), len)
+    }
+}
+
+/// Where the parts of a site are to be in memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Places {
+    /// The trampoline, [`Measure::trampoline_room`] bytes.
+    pub trampoline: u64,
+    /// The island, [`island_room`] bytes.
+    pub island: u64,
+    /// The slot, [`slot_room`] bytes, aligned to them.
+    pub slot: u64,
+}
+
+/// The bytes of a site and of what belongs to it.
+#[derive(Debug, Clone)]
+pub struct SitePlan {
+    /// The form it was encoded for.
+    pub form: Form,
+    /// Address of the first overwritten byte.
+    pub site: u64,
+    /// The bytes before, as many as in `entry`.
+    pub original: Vec<u8>,
+    /// The entry jump.
+    pub entry: Vec<u8>,
+    /// The displaced instructions, relocated, then a jump back.
+    pub trampoline: Vec<u8>,
+    /// The island; encoded for every form, so that a site can change to it without allocating.
+    pub island: Vec<u8>,
+    /// Which address in the trampoline stands for which in the site.
+    pub pc_map: PcMap,
+}
+
+/// Which address in the trampoline stands for which in the function.
+#[derive(Debug, Clone)]
+pub struct PcMap {
+    /// Old and new address of each displaced instruction, sorted.
+    pub(crate) entries: Vec<(u64, u64)>,
+    /// Further addresses in the trampoline, and where the function would be there: new, old.
+    pub(crate) beyond: Vec<(u64, u64)>,
+    pub(crate) site: u64,
+    pub(crate) overwritten: u64,
+    pub(crate) repeatable: bool,
+}
+
+impl PcMap {
+    /// The place in the trampoline that matches the displaced instruction at `pc`.
+    pub fn forward(&self, pc: u64) -> Option<u64> {
+        self.entries.iter().find(|(old, _)| *old == pc).map(|&(_, new)| new)
+    }
+
+    /// The place in the function that matches an instruction at `pc` in the trampoline. Every instruction of a
+    /// trampoline has one, also the jump back and the parts of one that had to be written as several.
+    pub fn back(&self, pc: u64) -> Option<u64> {
+        let entry = self.entries.iter().find(|(_, new)| *new == pc).map(|&(old, _)| old);
+        entry.or_else(|| self.beyond.iter().find(|(new, _)| *new == pc).map(|&(_, old)| old))
+    }
+
+    /// Whether a thread at `pc` must not go on when the entry jump is written or taken away: `pc` is strictly
+    /// inside the overwritten bytes, or at the first of them when the instruction there may be half done (a
+    /// repeated string instruction, a gather or scatter, a tile load).
+    pub fn inside(&self, pc: u64) -> bool {
+        let offset = pc.wrapping_sub(self.site);
+        offset < self.overwritten && (offset > 0 || self.repeatable)
+    }
+
+    /// Old and new address of each displaced instruction, sorted.
+    pub fn entries(&self) -> &[(u64, u64)] {
+        &self.entries
+    }
+}
+
+/// Bytes that an island needs.
+pub const fn island_room(set: InstructionSet) -> usize {
+    match set {
+        InstructionSet::X86_64 => x86_64::ISLAND_ROOM,
+        InstructionSet::Aarch64 => aarch64::ISLAND_ROOM,
+    }
+}
+
+/// Bytes that a slot needs, and what it is aligned to.
+pub const fn slot_room() -> usize {
+    8
+}
+
+/// Says for each form which instructions are displaced, or why it cannot be used.
+///
+/// Needs no address but the function's own, and takes any bytes.
+pub fn measure(set: InstructionSet, function: &Function<'_>) -> Measure {
+    match set {
+        InstructionSet::X86_64 => x86_64::measure(function),
+        InstructionSet::Aarch64 => aarch64::measure(function),
+    }
+}
+
+/// Makes the bytes of a site whose parts are at `places` and which goes to `replacement`.
+pub fn encode(measure: &Measure, form: Form, places: &Places, replacement: u64) -> Result<SitePlan, Refusal> {
+    let displaced = measure.usable(form).map_err(Clone::clone)?;
+    let (set, site) = (measure.set, measure.site);
+    check_places(set, site, displaced, places)?;
+
+    let through_island = entry_jump(set, Form::Island, site, places.island)?;
+    let entry = match form {
+        Form::Direct => entry_jump(set, form, site, replacement)?,
+        Form::Slot => entry_jump(set, form, site, places.slot)?,
+        Form::Island => through_island,
+    };
+    let (island, (trampoline, pc_map)) = match set {
+        InstructionSet::X86_64 => (
+            x86_64::island(places.island, places.slot)?,
+            x86_64::trampoline(site, displaced, places.trampoline)?,
+        ),
+        InstructionSet::Aarch64 => (
+            aarch64::island(places.island, places.slot)?,
+            aarch64::trampoline(site, displaced, places.trampoline)?,
+        ),
+    };
+    let original = displaced.bytes.iter().copied().take(entry.len()).collect();
+    Ok(SitePlan { form, site, original, entry, trampoline, island, pc_map })
+}
+
+/// The entry jump alone, for a site that is on and is to go elsewhere: `to` is the replacement (direct), the
+/// slot (slot) or the island (island).
+pub fn entry_jump(set: InstructionSet, form: Form, site: u64, to: u64) -> Result<Vec<u8>, Refusal> {
+    match set {
+        InstructionSet::X86_64 => x86_64::entry_jump(form, site, to),
+        InstructionSet::Aarch64 => aarch64::entry_jump(form, site, to),
+    }
+}
+
+/// The parts must lie apart from each other and from the site, and the slot must be one atomic word.
+fn check_places(
+    set: InstructionSet,
+    site: u64,
+    displaced: &Displaced,
+    places: &Places,
+) -> Result<(), Refusal> {
+    let align = slot_room() as u64;
+    if !places.slot.is_multiple_of(align) {
+        return Err(Refusal::Misaligned { what: "the slot".into(), address: places.slot, alignment: align });
+    }
+    let parts = [
+        ("site", site, displaced.span),
+        ("trampoline", places.trampoline, displaced.room),
+        ("island", places.island, island_room(set)),
+        ("slot", places.slot, slot_room()),
+    ];
+    for (i, &(what, address, size)) in parts.iter().enumerate() {
+        if address.checked_add(size as u64).is_none() {
+            return Err(Refusal::AddressSpace { address, size });
+        }
+        for &(other, other_address, other_size) in &parts[..i] {
+            if address < other_address + other_size as u64 && other_address < address + size as u64 {
+                return Err(Refusal::Overlap { what, address, other, other_address });
+            }
+        }
+    }
+    Ok(())
+}

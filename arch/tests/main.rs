@@ -1,0 +1,8 @@
+//! One test binary; one module an instruction class. Tests named `case_...` are the numbered prologues that
+//! break function-patching libraries.
+
+mod aarch64;
+mod properties;
+mod support;
+mod windows;
+mod x86_64;

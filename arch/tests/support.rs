@@ -1,0 +1,195 @@
+//! Functions written as hex text, and an independent look at what became of them.
+
+use iced_x86::{Decoder, DecoderOptions, Formatter, Instruction, IntelFormatter};
+use midflight_arch::{
+    Form, Function, InstructionSet, Measure, Places, Refusal, SitePlan, encode, entry_jump, island_room,
+    measure,
+};
+
+/// Where the function of a test is.
+pub(crate) const AT: u64 = 0x40_1000;
+/// Where its parts are.
+pub(crate) const PLACES: Places = Places { trampoline: 0x50_0000, island: 0x50_0100, slot: 0x50_0200 };
+/// A replacement that is not near.
+pub(crate) const FAR: u64 = 0x7f00_0000_0000;
+
+/// Bytes of hex text; `90*5` repeats a byte.
+pub(crate) fn hex(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for word in text.split_whitespace() {
+        let (digits, times) = word.split_once('*').unwrap_or((word, "1"));
+        let unit: Vec<u8> = (0..digits.len())
+            .step_by(2)
+            .map(|i| u8::from_str_radix(&digits[i..i + 2], 16).expect("hex digits"))
+            .collect();
+        bytes.extend(unit.repeat(times.parse().expect("a count")));
+    }
+    bytes
+}
+
+/// As text, for comparison with a listing.
+pub(crate) fn to_hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect::<Vec<_>>().join(" ")
+}
+
+pub(crate) fn measured(text: &str) -> Measure {
+    measure(InstructionSet::X86_64, &Function { address: AT, bytes: &hex(text) })
+}
+
+pub(crate) fn planned(text: &str, form: Form) -> SitePlan {
+    let bytes = hex(text);
+    let function = Function { address: AT, bytes: &bytes };
+    let measure = measure(InstructionSet::X86_64, &function);
+    let to = if form == Form::Direct { PLACES.slot + 0x1000 } else { FAR };
+    let plan = encode(&measure, form, &PLACES, to).unwrap_or_else(|refusal| panic!("{text}: {refusal}"));
+    verify(&function, &measure, &plan, &PLACES, to);
+    plan
+}
+
+/// The trampoline of the island form, as text.
+pub(crate) fn moved(text: &str) -> Vec<String> {
+    listing(&planned(text, Form::Island).trampoline, PLACES.trampoline)
+}
+
+/// Why the island form is refused.
+pub(crate) fn refused(text: &str) -> Refusal {
+    let refusal = measured(text).usable(Form::Island).expect_err("a refusal").clone();
+    assert!(refusal.to_string().contains("0x"), "no address in: {refusal}");
+    refusal
+}
+
+/// What the displaced instructions are, as text.
+pub(crate) fn displaced(text: &str, form: Form) -> Vec<String> {
+    let measure = measured(text);
+    let displaced = measure.usable(form).unwrap_or_else(|refusal| panic!("{text}: {refusal}"));
+    displaced.instructions.iter().map(|i| i.text.clone()).collect()
+}
+
+pub(crate) fn listing(bytes: &[u8], address: u64) -> Vec<String> {
+    decode(bytes, address).iter().map(text).collect()
+}
+
+pub(crate) fn decode(bytes: &[u8], address: u64) -> Vec<Instruction> {
+    Decoder::with_ip(64, bytes, address, DecoderOptions::NONE).into_iter().collect()
+}
+
+fn text(instruction: &Instruction) -> String {
+    let mut formatter = IntelFormatter::new();
+    let options = formatter.options_mut();
+    options.set_hex_prefix("0x");
+    options.set_hex_suffix("");
+    options.set_uppercase_hex(false);
+    options.set_space_after_operand_separator(true);
+    options.set_branch_leading_zeros(false);
+    let mut text = String::new();
+    formatter.format(instruction, &mut text);
+    text
+}
+
+/// Checks a plan without the help of the code that made it.
+pub(crate) fn verify(function: &Function<'_>, measure: &Measure, plan: &SitePlan, places: &Places, to: u64) {
+    let displaced = measure.usable(plan.form).expect("a usable form");
+    let start = usize::try_from(plan.site - function.address).expect("a site in the function");
+    assert!(start + displaced.span <= function.bytes.len());
+    assert_eq!(plan.entry.len(), displaced.overwritten);
+    assert_eq!(plan.original, function.bytes[start..start + displaced.overwritten]);
+    assert!(plan.trampoline.len() <= measure.trampoline_room(plan.form));
+    assert!(plan.island.len() <= island_room(measure.set()));
+
+    let goal = match plan.form {
+        Form::Direct => to,
+        Form::Slot => places.slot,
+        _ => places.island,
+    };
+    assert_eq!(entry_jump(measure.set(), plan.form, plan.site, goal).as_ref(), Ok(&plan.entry));
+    let entry = decode(&plan.entry, plan.site)[0];
+    let reached =
+        if plan.form == Form::Slot { entry.ip_rel_memory_address() } else { entry.near_branch_target() };
+    assert_eq!(reached, goal);
+    let island = decode(&plan.island, places.island);
+    assert_eq!((island.len(), island[0].ip_rel_memory_address()), (1, places.slot));
+
+    let old = decode(&function.bytes[start..start + displaced.span], plan.site);
+    assert_eq!(old.len(), displaced.instructions.len());
+    verify_pc_map(plan, displaced.overwritten as u64, &old);
+    let new = decode(&plan.trampoline, places.trampoline);
+    let mut rest = new.as_slice();
+    for old in &old {
+        let used = verify_moved(old, rest, function, plan, places.trampoline);
+        rest = &rest[used..];
+    }
+    match rest {
+        [] => assert!(!falls_through(old.last().expect("an instruction"))),
+        [back] => {
+            assert_eq!(back.near_branch_target(), plan.site + displaced.span as u64);
+            assert_eq!(plan.pc_map.back(back.ip()), Some(back.near_branch_target()));
+        }
+        _ => panic!("too much in the trampoline: {:?}", listing(&plan.trampoline, places.trampoline)),
+    }
+}
+
+fn falls_through(instruction: &Instruction) -> bool {
+    use iced_x86::FlowControl as F;
+    let ends = [F::UnconditionalBranch, F::IndirectBranch, F::Return, F::Exception];
+    !ends.contains(&instruction.flow_control()) && instruction.mnemonic() != iced_x86::Mnemonic::Hlt
+}
+
+fn verify_pc_map(plan: &SitePlan, overwritten: u64, old: &[Instruction]) {
+    let map = &plan.pc_map;
+    assert_eq!(map.entries().len(), old.len());
+    assert!(map.entries().is_sorted());
+    for (&(from, to), old) in map.entries().iter().zip(old) {
+        assert_eq!(from, old.ip());
+        assert_eq!((map.forward(from), map.back(to)), (Some(to), Some(from)));
+    }
+    for pc in plan.site - 1..plan.site + overwritten + 16 {
+        assert_eq!(map.forward(pc).is_some(), old.iter().any(|i| i.ip() == pc));
+        if pc != plan.site {
+            assert_eq!(map.inside(pc), pc > plan.site && pc < plan.site + overwritten, "{pc:#x}");
+        }
+    }
+}
+
+/// Compares one displaced instruction with its copy; gives the number of instructions of the copy.
+fn verify_moved(
+    old: &Instruction,
+    new: &[Instruction],
+    function: &Function<'_>,
+    plan: &SitePlan,
+    trampoline: u64,
+) -> usize {
+    let first = &new[0];
+    assert_eq!(plan.pc_map.forward(old.ip()), Some(first.ip()));
+    let bytes_of = |i: &Instruction, all: &[u8], base: u64| {
+        let at = usize::try_from(i.ip() - base).expect("an offset");
+        all[at..at + i.len()].to_vec()
+    };
+    let old_bytes = bytes_of(old, function.bytes, function.address);
+    let new_bytes = bytes_of(first, &plan.trampoline, trampoline);
+    let branch = old.near_branch_target() != 0 || old.is_jcc_short_or_near() || old.is_jmp_short_or_near();
+    if old.is_ip_rel_memory_operand() {
+        assert_eq!(old, first);
+        assert_eq!(old.ip_rel_memory_address(), first.ip_rel_memory_address());
+        assert_eq!(old_bytes.len(), new_bytes.len());
+        assert!(old_bytes.iter().zip(&new_bytes).filter(|(a, b)| a != b).count() <= 4);
+        1
+    } else if !branch {
+        assert_eq!(old_bytes, new_bytes);
+        1
+    } else if old.is_jcc_short_or_near() || old.is_jmp_short_or_near() {
+        assert_eq!(old.condition_code(), first.condition_code());
+        assert_eq!(old.near_branch_target(), first.near_branch_target());
+        assert_eq!(old.has_repne_prefix(), first.has_repne_prefix());
+        assert_eq!(old.segment_prefix(), first.segment_prefix());
+        1
+    } else {
+        let [_, over, out, ..] = new else { panic!("a loop made of {} instructions", new.len()) };
+        assert_eq!(old.code(), first.code());
+        assert_eq!(first.near_branch_target(), out.ip());
+        assert_eq!(over.near_branch_target(), out.next_ip());
+        assert_eq!(out.near_branch_target(), old.near_branch_target());
+        assert_eq!(plan.pc_map.back(over.ip()), Some(old.next_ip()));
+        assert_eq!(plan.pc_map.back(out.ip()), Some(old.near_branch_target()));
+        3
+    }
+}

@@ -1,0 +1,32 @@
+//! Branches on rcx: short only, no inverse.
+
+use midflight_arch::Refusal;
+
+use crate::support::{AT, moved, refused};
+
+#[test]
+fn case_028_loops_to_the_outside() {
+    assert_eq!(
+        moved("e209 90*3 c3"),
+        ["loop 0x500004", "jmp short 0x500009", "jmp 0x40100b", "nop", "nop", "nop", "jmp 0x401005"]
+    );
+    assert_eq!(moved("e009 90*3 c3")[0], "loopne 0x500004");
+    assert_eq!(moved("e109 90*3 c3")[0], "loope 0x500004");
+}
+
+#[test]
+fn case_029_jrcxz() {
+    assert_eq!(moved("e309 90*3 c3")[..3], ["jrcxz 0x500004", "jmp short 0x500009", "jmp 0x40100b"]);
+}
+
+#[test]
+fn case_030_jecxz_keeps_its_width() {
+    assert_eq!(moved("67e307 90*2 c3")[..3], ["jecxz 0x500005", "jmp short 0x50000a", "jmp 0x40100a"]);
+    assert_eq!(moved("67e207 90*2 c3")[0], "addr32 loop 0x500005");
+}
+
+#[test]
+fn case_031_jrcxz_into_site() {
+    let refusal = refused("e302 ffc7 90 c3");
+    assert_eq!(refusal, Refusal::BranchIntoSite { from: AT, to: AT + 4, text: "jrcxz 0x401004".into() });
+}

@@ -1,0 +1,93 @@
+//! Handles on what is on.
+
+use crate::error::{Error, count};
+use crate::options::Options;
+use crate::transaction::{self, Entry};
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+/// A patch or transaction that was committed. A handle: clones are the same patch, and dropping it leaves
+/// the patch on.
+#[derive(Debug, Clone)]
+pub struct Applied {
+    entry: Arc<Entry>,
+}
+
+impl Applied {
+    pub(crate) fn new(entry: Arc<Entry>) -> Self {
+        Self { entry }
+    }
+
+    /// Undoes all changes of this patch, or none: what was below them is called again, or, where nothing
+    /// was, the original bytes come back. Patches that lie above stay on; their originals lead to what was
+    /// below this patch. With the default [`Options`].
+    ///
+    /// # Errors
+    /// [`Error::NotApplied`] if it was rolled back before; else those of a commit, with nothing changed.
+    pub fn rollback(&self) -> Result<(), Error> {
+        self.rollback_with(&Options::new())
+    }
+
+    /// As [`Self::rollback`], with other options.
+    ///
+    /// # Errors
+    /// As of [`Self::rollback`].
+    pub fn rollback_with(&self, options: &Options) -> Result<(), Error> {
+        transaction::roll_back(&self.entry, options).map(drop)
+    }
+
+    /// Is it on still?
+    pub fn is_applied(&self) -> bool {
+        self.entry.is_on()
+    }
+
+    /// The name that the patch gave itself.
+    pub fn name(&self) -> &str {
+        &self.entry.name
+    }
+
+    /// The patch file as it was named when it was opened; none for what was replaced by hand.
+    pub fn path(&self) -> Option<&Path> {
+        self.entry.path.as_deref()
+    }
+
+    /// The targets as they were asked for, with the run-time addresses of their first bytes.
+    pub fn functions(&self) -> impl Iterator<Item = (&str, u64)> {
+        self.entry.functions.iter().map(|(name, address)| (name.as_str(), *address))
+    }
+
+    /// How many other threads were held while it was applied.
+    pub fn threads_held(&self) -> usize {
+        self.entry.report.threads
+    }
+
+    /// How long threads were held while it was applied, at most: from the first signal to the release.
+    pub fn held_for(&self) -> Duration {
+        self.entry.report.held
+    }
+
+    /// When it was applied.
+    pub fn since(&self) -> SystemTime {
+        self.entry.since
+    }
+}
+
+/// `1 function, 9 threads held 41 µs`
+impl fmt::Display for Applied {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let functions = count(self.entry.functions.len(), "function");
+        let threads = count(self.entry.report.threads, "thread");
+        write!(f, "{}: {functions}, {threads} held", self.name())?;
+        if self.threads_held() > 0 {
+            write!(f, " {} µs", self.held_for().as_micros())?;
+        }
+        if self.is_applied() { Ok(()) } else { f.write_str(" (rolled back)") }
+    }
+}
+
+/// Everything that is on, newest last.
+pub fn applied() -> Vec<Applied> {
+    transaction::applied().into_iter().map(Applied::new).collect()
+}

@@ -1,0 +1,357 @@
+//! What can go wrong. Every error leaves the process as it was, names the place, and says what to do.
+
+pub(crate) mod file;
+
+pub use file::PatchFault;
+
+use crate::arch::Refusal;
+use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// The result of midflight's calls.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// Why a call failed. Nothing has been changed then, unless the variant says otherwise.
+/// Addresses are run-time addresses unless called file addresses.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The patch file could not be read.
+    #[error("cannot read patch file {}: {source}", path.display())]
+    ReadPatch {
+        /// As the caller gave it.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The file is no patch library, or a damaged one.
+    #[error("{} is not a usable patch library: {fault}", path.display())]
+    BadPatch {
+        /// As the caller gave it.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        fault: PatchFault,
+    },
+    /// The file uses symbols that nothing in this process provides.
+    #[error(
+        "patch library {} needs {} that nothing loaded provides: {}; link what defines them, or export them from the program (-rdynamic)",
+        path.display(), count(names.len(), "symbol"), names.join(", ")
+    )]
+    UndefinedSymbols {
+        /// The patch library.
+        path: PathBuf,
+        /// All of them.
+        names: Vec<String>,
+    },
+    /// The dynamic linker refused the patch library.
+    #[error("the dynamic linker does not load patch library {}: {message}", path.display())]
+    Load {
+        /// The patch library.
+        path: PathBuf,
+        /// What the dynamic linker said.
+        message: String,
+    },
+    /// The patch library could not be kept in memory for loading.
+    #[error("cannot keep a private copy of patch library {}: {source}", path.display())]
+    KeepCopy {
+        /// The patch library.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// No loaded module has that name.
+    #[error("target {target}: no loaded module is called {module}; loaded are {}", loaded.join(", "))]
+    NotLoaded {
+        /// The target as it was asked for.
+        target: String,
+        /// The part before `!`.
+        module: String,
+        /// File names of what is loaded.
+        loaded: Vec<String>,
+    },
+    /// No function has that name.
+    #[error("target {target}: no such function{}", nearest_words(nearest))]
+    NotFound {
+        /// The target as it was asked for.
+        target: String,
+        /// Names that come near.
+        nearest: Vec<String>,
+    },
+    /// Several functions have that name.
+    #[error("target {target} is ambiguous: {}; say which with module!symbol or by its raw name", list(candidates))]
+    Ambiguous {
+        /// The target as it was asked for.
+        target: String,
+        /// All that match.
+        candidates: Vec<Candidate>,
+    },
+    /// The target is no function that can be replaced.
+    #[error("target {target} at {address:#x} is not a function: {found}")]
+    NotAFunction {
+        /// The target as it was asked for.
+        target: String,
+        /// Where it stands.
+        address: u64,
+        /// What was found there instead.
+        found: String,
+    },
+    /// The symbol does not say how long the function is, so nothing can be promised about its bytes.
+    #[error("target {target} at {address:#x} has no known size; its symbol says 0 bytes")]
+    UnknownSize {
+        /// The target as it was asked for.
+        target: String,
+        /// Its first byte.
+        address: u64,
+    },
+    /// The module of a target could not be read, or is not the file it was loaded from.
+    #[error("module {} cannot be used: {reason}", path.display())]
+    BadModule {
+        /// Its file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// The module of a target was unloaded while it was being looked at.
+    #[error("target {target}: its module {} was unloaded meanwhile", path.display())]
+    ModuleGone {
+        /// The target as it was asked for.
+        target: String,
+        /// Its file.
+        path: PathBuf,
+    },
+    /// The bytes at the target's entry are not what they should be: a breakpoint, another hook.
+    #[error(
+        "target {target} at {address:#x} has been changed by somebody else: expected {}, found {}",
+        hex(expected), hex(found)
+    )]
+    EntryModified {
+        /// The target.
+        target: String,
+        /// The first byte compared.
+        address: u64,
+        /// What the file or midflight put there.
+        expected: Vec<u8>,
+        /// What is there.
+        found: Vec<u8>,
+    },
+    /// No form of site is possible at this target.
+    #[error("target {target} at {address:#x} cannot be patched: {refusal}")]
+    Refused {
+        /// The target.
+        target: String,
+        /// Its first byte.
+        address: u64,
+        /// The instruction and the reason.
+        #[source]
+        refusal: Refusal,
+    },
+    /// Two changes of one transaction, or of two, need the same bytes.
+    #[error("targets {target} at {address:#x} and {other} at {other_address:#x} overlap")]
+    Overlap {
+        /// The target.
+        target: String,
+        /// Its site.
+        address: u64,
+        /// The other target.
+        other: String,
+        /// The other site.
+        other_address: u64,
+    },
+    /// One function is named twice in one transaction.
+    #[error("target {target} at {address:#x} is replaced twice in one transaction (also as {other})")]
+    DuplicateTarget {
+        /// The target.
+        target: String,
+        /// Its first byte.
+        address: u64,
+        /// How it was called the other time.
+        other: String,
+    },
+    /// The replacement does not point to code.
+    #[error("the replacement of {target}, {address:#x}, is not code: {found}")]
+    ReplacementNotCode {
+        /// The target.
+        target: String,
+        /// What was given as replacement.
+        address: u64,
+        /// What is there.
+        found: String,
+    },
+    /// Several things are wrong; a check tells all of them.
+    #[error("{}: {}", count(errors.len(), "problem"), list(errors))]
+    Several {
+        /// Each of them.
+        errors: Vec<Error>,
+    },
+    /// The transaction has no change in it.
+    #[error("nothing to do: the transaction is empty")]
+    Empty,
+    /// The same patch is on already.
+    #[error("patch {name} is applied already; roll it back first")]
+    AlreadyApplied {
+        /// Its name.
+        name: String,
+    },
+    /// The patch is not on (any more).
+    #[error("patch {name} is not applied; it was rolled back before")]
+    NotApplied {
+        /// Its name.
+        name: String,
+    },
+    /// No free memory from which the target can be reached, or to be reached from it.
+    #[error("no free memory near {target} at {address:#x}, within {window}")]
+    NoNearMemory {
+        /// The first target of the group.
+        target: String,
+        /// Its site.
+        address: u64,
+        /// The addresses that would do.
+        window: String,
+    },
+    /// Another commit was still going on when the deadline passed.
+    #[error("another commit was still going on after {waited:?}; try again")]
+    Busy {
+        /// How long this call waited.
+        waited: Duration,
+    },
+    /// Not all threads could be brought to a safe place in time; all of them run on.
+    #[error("{thread} {reason}; gave up after {waited:?} with nothing changed; try again, or with a longer Options::deadline")]
+    Deadline {
+        /// The thread that was not in a safe place.
+        thread: ThreadName,
+        /// Why it was not.
+        reason: NotSafe,
+        /// How long this call tried.
+        waited: Duration,
+    },
+    /// Every signal that could ask threads to stop is in use by the program.
+    #[error("no free real-time signal: all of 36 to 60 have handlers or are waited for")]
+    NoSignal,
+    /// The kernel refused something that the commit needs.
+    #[error("cannot {step}: {source}")]
+    Kernel {
+        /// What was to be done.
+        step: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The call came from where it cannot work, such as a patch library's constructor.
+    #[error("this thread is in the middle of a commit already; call midflight from elsewhere")]
+    Nested,
+}
+
+impl Error {
+    /// Ok if there are none; one alone as it is.
+    pub(crate) fn all(mut errors: Vec<Self>) -> Result<()> {
+        match errors.len() {
+            0 => Ok(()),
+            1 => errors.pop().map_or(Ok(()), Err),
+            _ => Err(Self::Several { errors }),
+        }
+    }
+}
+
+/// A function that matches a name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Candidate {
+    /// Raw name.
+    pub name: String,
+    /// File of its module.
+    pub module: PathBuf,
+    /// Where it stands in this process.
+    pub address: u64,
+}
+
+impl fmt::Display for Candidate {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} in {} at {:#x}", self.name, self.module.display(), self.address)
+    }
+}
+
+/// A thread, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ThreadName {
+    /// Its number, as in `/proc/self/task`.
+    pub tid: i32,
+    /// Its name.
+    pub name: String,
+}
+
+impl fmt::Display for ThreadName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "thread {} ({})", self.tid, self.name)
+    }
+}
+
+/// Why a thread was not in a safe place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NotSafe {
+    /// It blocks the signal that asks it to stop.
+    BlocksSignal {
+        /// The signal's number.
+        signal: i32,
+    },
+    /// It did not come to its signal handler.
+    DidNotStop {
+        /// What it was doing.
+        state: &'static str,
+    },
+    /// It stood inside a site each time.
+    InSite {
+        /// Its pc.
+        pc: u64,
+    },
+    /// Its stack held an address inside a site each time.
+    ReturnsIntoSite {
+        /// The address found.
+        address: u64,
+    },
+    /// Its stack could not be read.
+    UnreadableStack {
+        /// The system's error number.
+        errno: i32,
+    },
+    /// It was still on its way out of the commit before.
+    StillLeaving,
+    /// The list of threads did not come to rest: threads start and end all the time.
+    ListChanges,
+}
+
+impl fmt::Display for NotSafe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::BlocksSignal { signal } => write!(f, "blocks signal {signal}, which asks it to stop"),
+            Self::DidNotStop { state } => write!(f, "did not stop ({state})"),
+            Self::InSite { pc } => write!(f, "stood inside a site, at {pc:#x}"),
+            Self::ReturnsIntoSite { address } => write!(f, "would return into a site, to {address:#x}"),
+            Self::UnreadableStack { errno } => {
+                write!(f, "has a stack that cannot be read ({})", io::Error::from_raw_os_error(*errno))
+            }
+            Self::StillLeaving => f.write_str("was still leaving the commit before"),
+            Self::ListChanges => f.write_str("sees a list of threads that keeps changing"),
+        }
+    }
+}
+
+/// `1 symbol`, `2 symbols`.
+pub(crate) fn count(number: usize, word: &str) -> String {
+    format!("{number} {word}{}", if number == 1 { "" } else { "s" })
+}
+
+fn list(items: &[impl fmt::Display]) -> String {
+    items.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+fn nearest_words(nearest: &[String]) -> String {
+    if nearest.is_empty() { String::new() } else { format!("; nearest: {}", nearest.join(", ")) }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,47 @@
+//! Patch libraries as the dynamic linker sees them. The bytes that were parsed are the bytes that are
+//! loaded: they are kept in a sealed memfd, or a private file without a name, and opened from there.
+
+mod copy;
+mod symbols;
+
+pub(crate) use symbols::missing;
+
+use crate::error::Error;
+use copy::PrivateCopy;
+use libloading::os::unix::Library;
+use std::path::Path;
+
+/// A loaded patch library. It stays mapped for ever: threads may be in it at any time.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Loaded {
+    /// Run-time address minus the address in the file.
+    pub(crate) bias: u64,
+}
+
+/// Loads the library that `bytes` are; its constructors run. `path` is what reports call it.
+pub(crate) fn load(bytes: &[u8], path: &Path) -> Result<Loaded, Error> {
+    let copy = PrivateCopy::keep(bytes, path)?;
+    // SAFETY: running the constructors is what the caller of `Patch::apply` allows. Bound at once, so that
+    // a missing symbol shows now, and not visible to others.
+    let library = unsafe { Library::open(Some(copy.path()), libc::RTLD_NOW | libc::RTLD_LOCAL) };
+    let library = library.map_err(|error| Error::Load { path: path.to_owned(), message: message(&error, &copy) })?;
+    let (bias, library) = crate::process::bias_of(library);
+    // The handle and the copy are given away: neither the mapping nor the number in its name may be reused.
+    let _ = library.into_raw();
+    copy.keep_open();
+    let bias = bias.ok_or_else(|| Error::Load {
+        path: path.to_owned(),
+        message: "the dynamic linker does not tell where it put the library".into(),
+    })?;
+    Ok(Loaded { bias })
+}
+
+/// The linker's message, without the name of our copy.
+fn message(error: &libloading::Error, copy: &PrivateCopy) -> String {
+    let mut text = error.to_string();
+    if let Some(source) = std::error::Error::source(error) {
+        text = source.to_string();
+    }
+    let prefix = format!("{}: ", copy.path().display());
+    text.replace(&prefix, "")
+}

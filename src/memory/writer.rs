@@ -1,0 +1,243 @@
+//! Changing code: pages go from RX to RW, bytes are stored, pages go back to RX. Everything is laid
+//! out as a script before threads are held; [`Writer::write`] only runs it.
+//!
+//! Order: all old bytes are compared; then page run by page run made writable, stored, made
+//! executable, read back; then the barrier; then the pointers. What fails before the barrier is undone, run
+//! by run in reverse.
+
+use super::coherence;
+use super::script::{DIFFERENT, Script};
+use crate::proof::Quiescent;
+use crate::sys::Errno;
+use std::ops::Range;
+
+const PAGE: u64 = 4096;
+/// Page runs of one mapping that are no farther apart than this are changed together: making a page
+/// writable that is not written costs less than another pair of system calls.
+const JOIN: u64 = 16 * PAGE;
+const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
+const RX: i32 = libc::PROT_READ | libc::PROT_EXEC;
+
+/// Bytes of code to be changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct CodeChange {
+    /// Run-time address of the first.
+    pub(crate) address: u64,
+    /// What must be there before; as long as `new`, not empty.
+    pub(crate) old: Vec<u8>,
+    /// What will be there.
+    pub(crate) new: Vec<u8>,
+}
+
+/// A pointer-sized cell of data to be changed with the code.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PointerChange {
+    /// Run-time address of the cell, aligned; a slot or an original, which live for ever.
+    pub(crate) cell: u64,
+    /// Its new value.
+    pub(crate) value: u64,
+}
+
+/// Why nothing was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum WriteFailure {
+    /// The bytes of this change (by number, sorted by address) are not the old ones.
+    Modified(usize),
+    /// The bytes read back are not the new ones.
+    NotWritten(usize),
+    /// The kernel refused.
+    Kernel(&'static str, Errno),
+}
+
+/// All that is to be written, ready.
+#[derive(Debug)]
+pub(crate) struct Writer {
+    changes: Vec<CodeChange>,
+    forward: Script,
+    meanings: Vec<Meaning>,
+    undo: Script,
+    /// The step of `undo` at which the run of this number is undone; those behind it undo the runs before.
+    undo_from: Vec<usize>,
+}
+
+/// What a step of the forward script is for.
+#[derive(Debug, Clone, Copy)]
+enum Meaning {
+    CompareOld(usize),
+    Open(usize),
+    ReadBack { run: usize, change: usize },
+    Barrier,
+    CannotFail,
+}
+
+/// Page-aligned bytes, and which changes lie in them.
+#[derive(Debug, PartialEq, Eq)]
+struct Run {
+    pages: Range<u64>,
+    changes: Range<usize>,
+}
+
+impl Writer {
+    /// Lays out the script. `changes` do not overlap, and lie on pages that are readable, executable and
+    /// not writable; `mappings` are the executable ones (start, end), sorted.
+    pub(crate) fn prepare(
+        mut changes: Vec<CodeChange>,
+        pointers: &[PointerChange],
+        mappings: &[(u64, u64)],
+    ) -> Self {
+        changes.sort_by_key(|change| change.address);
+        let runs = runs(&changes, mappings);
+        let mut writer = Self {
+            changes,
+            forward: Script::default(),
+            meanings: Vec::new(),
+            undo: Script::default(),
+            undo_from: vec![0; runs.len()],
+        };
+        writer.lay_out_forward(&runs, pointers);
+        writer.lay_out_undo(&runs);
+        writer
+    }
+
+    /// The changes, sorted by address.
+    pub(crate) fn changes(&self) -> &[CodeChange] {
+        &self.changes
+    }
+
+    /// Writes everything, or nothing. Allocates nothing, takes no lock, cannot panic.
+    pub(crate) fn write(&self, _proof: &Quiescent<'_>) -> Result<(), WriteFailure> {
+        // SAFETY: `prepare` put in only addresses of changes and cells; the proof says that no thread runs
+        // on pages that are not executable for a moment; the routine itself is on none of them.
+        let Err((step, errno)) = (unsafe { self.forward.run_from(0) }) else { return Ok(()) };
+        let (failure, complete_runs) = match self.meanings.get(step) {
+            Some(Meaning::CompareOld(change)) => (WriteFailure::Modified(*change), 0),
+            Some(Meaning::Open(run)) => (WriteFailure::Kernel("make code writable", errno), *run),
+            Some(Meaning::ReadBack { run, change }) => (WriteFailure::NotWritten(*change), run + 1),
+            Some(Meaning::Barrier) => {
+                (WriteFailure::Kernel("synchronise the cores (membarrier)", errno), self.undo_from.len())
+            }
+            Some(Meaning::CannotFail) | None => (WriteFailure::Kernel("write code", errno), self.undo_from.len()),
+        };
+        debug_assert!(errno != DIFFERENT || !matches!(failure, WriteFailure::Kernel(..)));
+        if let Some(from) = complete_runs.checked_sub(1).and_then(|last| self.undo_from.get(last)) {
+            // SAFETY: as above; puts the old bytes back where the new ones are.
+            let _ = unsafe { self.undo.run_from(*from) };
+        }
+        Err(failure)
+    }
+
+    fn lay_out_forward(&mut self, runs: &[Run], pointers: &[PointerChange]) {
+        let Self { changes, forward, meanings, .. } = self;
+        let mut mark = |script: &Script, meaning| meanings.resize(script.len(), meaning);
+        for (number, change) in changes.iter().enumerate() {
+            forward.compare(change.address, change.old.as_ptr() as u64, change.old.len() as u64);
+            mark(forward, Meaning::CompareOld(number));
+        }
+        for (number, run) in runs.iter().enumerate() {
+            let len = run.pages.end - run.pages.start;
+            forward.protect(run.pages.start, len, RW);
+            mark(forward, Meaning::Open(number));
+            #[cfg(feature = "fault-injection")]
+            if let Some(function) = crate::fault::current_witness().filter(|_| number == 0) {
+                forward.witness(function);
+            }
+            for change in changes.get(run.changes.clone()).unwrap_or(&[]) {
+                forward.copy(change.address, change.new.as_ptr() as u64, change.new.len() as u64);
+            }
+            forward.protect_or_die(run.pages.start, len, RX);
+            for change in changes.get(run.changes.clone()).unwrap_or(&[]) {
+                forward.cohere(change.address, change.new.len() as u64);
+            }
+            mark(forward, Meaning::CannotFail);
+            for (place, change) in run.changes.clone().zip(changes.get(run.changes.clone()).unwrap_or(&[])) {
+                forward.compare(change.address, change.new.as_ptr() as u64, change.new.len() as u64);
+                mark(forward, Meaning::ReadBack { run: number, change: place });
+            }
+        }
+        if !runs.is_empty() && coherence::has_barrier() {
+            forward.barrier();
+            mark(forward, Meaning::Barrier);
+        }
+        for pointer in pointers {
+            forward.store(pointer.cell, pointer.value);
+        }
+        forward.finish();
+        mark(forward, Meaning::CannotFail);
+    }
+
+    fn lay_out_undo(&mut self, runs: &[Run]) {
+        for (number, run) in runs.iter().enumerate().rev() {
+            if let Some(place) = self.undo_from.get_mut(number) {
+                *place = self.undo.len();
+            }
+            let len = run.pages.end - run.pages.start;
+            self.undo.protect_or_die(run.pages.start, len, RW);
+            for change in self.changes.get(run.changes.clone()).unwrap_or(&[]) {
+                self.undo.copy(change.address, change.old.as_ptr() as u64, change.old.len() as u64);
+            }
+            self.undo.protect_or_die(run.pages.start, len, RX);
+            for change in self.changes.get(run.changes.clone()).unwrap_or(&[]) {
+                self.undo.cohere(change.address, change.old.len() as u64);
+            }
+        }
+        if coherence::has_barrier() {
+            self.undo.barrier();
+        }
+        self.undo.finish();
+    }
+}
+
+/// Which pages are changed together. Never across the end of a mapping, and never over pages that
+/// must stay executable.
+fn runs(changes: &[CodeChange], mappings: &[(u64, u64)]) -> Vec<Run> {
+    let mut runs: Vec<Run> = Vec::new();
+    for (number, change) in changes.iter().enumerate() {
+        let start = change.address / PAGE * PAGE;
+        let end = (change.address + change.new.len() as u64).div_ceil(PAGE) * PAGE;
+        match runs.last_mut() {
+            Some(last) if may_join(&last.pages, start, mappings) => {
+                last.pages.end = last.pages.end.max(end);
+                last.changes.end = number + 1;
+            }
+            _ => runs.push(Run { pages: start..end, changes: number..number + 1 }),
+        }
+    }
+    runs
+}
+
+fn may_join(before: &Range<u64>, start: u64, mappings: &[(u64, u64)]) -> bool {
+    if start < before.end {
+        return true;
+    }
+    let between = before.end..start;
+    let one_mapping = mappings.iter().any(|(first, end)| before.start >= *first && start < *end);
+    let ours = crate::held::pages().iter().any(|page| between.contains(page));
+    between.end - between.start <= JOIN && one_mapping && !ours
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(address: u64, len: usize) -> CodeChange {
+        CodeChange { address, old: vec![1; len], new: vec![2; len] }
+    }
+
+    fn joined(changes: &[CodeChange], mappings: &[(u64, u64)]) -> Vec<(Range<u64>, Range<usize>)> {
+        runs(changes, mappings).into_iter().map(|run| (run.pages, run.changes)).collect()
+    }
+
+    #[test]
+    fn a_change_over_two_pages_opens_both() {
+        assert_eq!(joined(&[change(0x1ffe, 6)], &[]), [(0x1000..0x3000, 0..1)]);
+        assert_eq!(joined(&[change(0x1ffa, 6)], &[]), [(0x1000..0x2000, 0..1)]);
+    }
+
+    #[test]
+    fn near_pages_of_one_mapping_are_joined() {
+        let changes = [change(0x1000, 5), change(0x1100, 5), change(0x5000, 5), change(0x4_0000, 5)];
+        assert_eq!(joined(&changes, &[(0x1000, 0x10_0000)]), [(0x1000..0x6000, 0..3), (0x4_0000..0x4_1000, 3..4)]);
+        let apart = [(0x1000..0x2000, 0..2), (0x5000..0x6000, 2..3), (0x4_0000..0x4_1000, 3..4)];
+        assert_eq!(joined(&changes, &[(0x1000, 0x2000), (0x5000, 0x6000)]), apart);
+    }
+}

@@ -1,0 +1,82 @@
+//! Which form a site takes, and which sites cannot stand together.
+#![forbid(unsafe_code)]
+
+use crate::arch::{self, Form, InstructionSet, Measure, Refusal};
+use std::collections::BTreeMap;
+
+/// The form for a replacement at `replacement`, cheapest call first: a direct jump where it reaches;
+/// else through the slot at once; else through an island. With no address known, the far forms count.
+pub(crate) fn choose(
+    set: InstructionSet,
+    measure: &Measure,
+    replacement: Option<u64>,
+) -> Result<Form, Refusal> {
+    let direct = replacement.filter(|to| reaches(set, measure.site(), *to)).map(|_| Form::Direct);
+    let forms = direct.into_iter().chain([Form::Slot, Form::Island]);
+    let mut refusal = None;
+    for form in forms {
+        match measure.usable(form) {
+            Ok(_) => return Ok(form),
+            // The refusal of the shortest form says what cannot be helped.
+            Err(why) => refusal = Some(why.clone()),
+        }
+    }
+    match refusal {
+        Some(refusal) => Err(refusal),
+        None => measure.usable(Form::Island).map(|_| Form::Island).map_err(Clone::clone),
+    }
+}
+
+/// Can a direct entry jump at `site` reach `to`?
+pub(crate) fn reaches(set: InstructionSet, site: u64, to: u64) -> bool {
+    arch::entry_jump(set, Form::Direct, site, to).is_ok()
+}
+
+/// The first two of the sites (number, first byte, bytes overwritten) that overlap.
+pub(crate) fn overlap(sites: impl Iterator<Item = (usize, u64, u64)>) -> Option<(usize, usize)> {
+    let mut ends: BTreeMap<u64, (usize, u64)> = BTreeMap::new();
+    for (number, start, len) in sites {
+        let end = start + len;
+        let before = ends.range(..end).next_back();
+        if let Some((_, (other, _))) = before.filter(|(_, (_, other_end))| *other_end > start) {
+            return Some((*other, number));
+        }
+        ends.insert(start, (number, end));
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::arch::{Function, measure};
+
+    const SET: InstructionSet = InstructionSet::X86_64;
+
+    fn form(bytes: &[u8], replacement: Option<u64>) -> Result<Form, Refusal> {
+        choose(SET, &measure(SET, &Function { address: 0x5500_0000_0000, bytes }), replacement)
+    }
+
+    #[test]
+    fn cheapest_that_reaches_and_fits() {
+        let long = [0x31, 0xc0, 0x31, 0xc0, 0x31, 0xc0, 0x31, 0xc0, 0xc3];
+        assert_eq!(form(&long, Some(0x5500_1000_0000)), Ok(Form::Direct));
+        assert_eq!(form(&long, Some(0x7f00_0000_0000)), Ok(Form::Slot));
+        assert_eq!(form(&long, None), Ok(Form::Slot));
+        let five = [0x31, 0xc0, 0x31, 0xc0, 0xc3];
+        assert_eq!(form(&five, Some(0x7f00_0000_0000)), Ok(Form::Island));
+        assert!(matches!(form(&[0x31, 0xc0, 0xc3], None), Err(Refusal::TooShort { .. })));
+    }
+
+    #[test]
+    fn overlaps_are_found_in_any_order() {
+        let sites = |list: &[(u64, u64)]| {
+            overlap(list.iter().enumerate().map(|(number, (start, len))| (number, *start, *len)))
+        };
+        assert_eq!(sites(&[(10, 5), (15, 6), (0, 10)]), None);
+        assert_eq!(sites(&[(10, 5), (14, 6)]), Some((0, 1)));
+        assert_eq!(sites(&[(14, 6), (30, 1), (10, 5)]), Some((0, 2)));
+        assert_eq!(sites(&[(10, 5), (10, 5)]), Some((0, 1)));
+        assert_eq!(sites(&[(10, 50), (20, 5)]), Some((0, 1)));
+    }
+}

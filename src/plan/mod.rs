@@ -1,0 +1,12 @@
+//! Many functions at once: form, conflicts, near memory, report. Pure.
+#![forbid(unsafe_code)]
+
+mod choose;
+mod gaps;
+mod place;
+mod report;
+
+pub(crate) use choose::{choose, overlap};
+pub(crate) use gaps::Occupied;
+pub(crate) use place::{Group, Need, group, lay_out};
+pub use report::{Check, CheckedFunction};

@@ -1,0 +1,72 @@
+//! What a check tells: the targets found and the sites measured.
+#![forbid(unsafe_code)]
+
+use crate::arch::{Form, Measure};
+use std::fmt;
+use std::path::PathBuf;
+
+/// The result of a dry run: every target was found and can be patched. Nothing has been changed.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct Check {
+    /// Name of the patch or transaction.
+    pub name: String,
+    /// One for each target, in the order of the patch.
+    pub functions: Vec<CheckedFunction>,
+}
+
+/// A target that was found and measured.
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub struct CheckedFunction {
+    /// The target as it was asked for.
+    pub target: String,
+    /// Its symbol, as in the file.
+    pub symbol: String,
+    /// The file of its module.
+    pub module: PathBuf,
+    /// Where it stands in this process.
+    pub address: u64,
+    /// Its length in bytes.
+    pub size: u64,
+    /// The form that its site will take; a replacement that turns out to be near takes the direct form.
+    pub form: Form,
+    /// The instructions that will be displaced. Empty if the target is replaced already, since
+    /// then only a pointer changes.
+    pub displaced: Vec<String>,
+    /// How many patches are on this function now.
+    pub layers: usize,
+    /// Does the function jump through a table or a register? Such jumps were not followed.
+    pub has_indirect_jump: bool,
+}
+
+impl CheckedFunction {
+    pub(crate) fn describe(&mut self, measure: &Measure) {
+        self.has_indirect_jump = measure.has_indirect_jump();
+        if let Ok(displaced) = measure.usable(self.form) {
+            self.displaced = displaced.instructions.iter().map(|one| one.text.clone()).collect();
+        }
+    }
+}
+
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {} can be replaced", self.name, crate::error::count(self.functions.len(), "function"))?;
+        self.functions.iter().try_for_each(|function| write!(f, "\n  {function}"))
+    }
+}
+
+impl fmt::Display for CheckedFunction {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { target, address, size, form, layers, .. } = self;
+        write!(f, "{target} at {address:#x} ({size} bytes) in {}: ", self.module.display())?;
+        if *layers > 0 {
+            return write!(f, "on top of {}", crate::error::count(*layers, "patch").replace("patchs", "patches"));
+        }
+        write!(f, "{form} form, displaces {}", self.displaced.join("; "))?;
+        if self.has_indirect_jump {
+            f.write_str(" (jumps through a table or register were not followed)")?;
+        }
+        Ok(())
+    }
+}

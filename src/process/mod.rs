@@ -1,0 +1,11 @@
+//! The running image: what is loaded where, and which function is meant.
+
+mod image;
+mod maps;
+mod modules;
+mod names;
+mod resolve;
+
+pub(crate) use maps::MemoryMap;
+pub(crate) use modules::{ModuleHold, bias_of};
+pub(crate) use resolve::{HeldTarget, Resolver, Target};

@@ -1,0 +1,166 @@
+//! Names of functions: what a user may write, and what a symbol is called.
+#![forbid(unsafe_code)]
+
+use std::fmt::Write;
+
+/// `[module!]symbol`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct TargetName<'a> {
+    /// Soname, file name or path.
+    pub(crate) module: Option<&'a str>,
+    /// Raw or demangled.
+    pub(crate) symbol: &'a str,
+}
+
+impl<'a> TargetName<'a> {
+    pub(crate) fn parse(text: &'a str) -> Self {
+        match text.split_once('!') {
+            // `operator!` and `operator!=` are names of C++.
+            Some((module, symbol)) if !module.is_empty() && !module.ends_with("operator") => {
+                Self { module: Some(module), symbol }
+            }
+            _ => Self { module: None, symbol: text },
+        }
+    }
+}
+
+/// Compares many symbols with one name; demangles only those that can match.
+#[derive(Debug)]
+pub(crate) struct Matcher<'a> {
+    wanted: &'a str,
+    /// The longest identifier in `wanted`: every mangling that can give `wanted` spells it out.
+    needle: &'a [u8],
+}
+
+impl<'a> Matcher<'a> {
+    pub(crate) fn new(wanted: &'a str) -> Self {
+        let identifiers = wanted.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let needle = identifiers.max_by_key(|identifier| identifier.len()).unwrap_or("").as_bytes();
+        Self { wanted, needle }
+    }
+
+    /// Is the symbol `raw` called so, raw or demangled?
+    pub(crate) fn matches(&self, raw: &[u8]) -> bool {
+        if raw == self.wanted.as_bytes() {
+            return true;
+        }
+        let Ok(text) = std::str::from_utf8(raw) else { return false };
+        if !is_mangled(text) || !contains(raw, self.needle) {
+            return false;
+        }
+        demangle(text).is_some_and(|names| names.iter().any(|name| name == self.wanted))
+    }
+}
+
+/// What people call the symbol `raw`: Rust names without their hash, C++ names without parameters.
+pub(crate) fn readable(raw: &[u8]) -> String {
+    let text = String::from_utf8_lossy(raw);
+    demangle(&text).and_then(|names| names.into_iter().next()).unwrap_or_else(|| text.into_owned())
+}
+
+/// The names that come nearest to `wanted`, best first.
+pub(crate) fn nearest(wanted: &str, names: impl Iterator<Item = String>) -> Vec<String> {
+    let last = |name: &str| name.rsplit("::").next().unwrap_or("").to_lowercase();
+    let (whole, end) = (wanted.to_lowercase(), last(wanted));
+    let mut ranked: Vec<(usize, String)> = names
+        .filter_map(|name| {
+            let by_end = strsim::damerau_levenshtein(&last(&name), &end);
+            let limit = end.chars().count().div_ceil(3);
+            let far = strsim::levenshtein(&name.to_lowercase(), &whole);
+            (by_end <= limit).then_some((by_end * 100 + far, name))
+        })
+        .collect();
+    ranked.sort();
+    ranked.dedup_by(|a, b| a.1 == b.1);
+    ranked.into_iter().take(5).map(|(_, name)| name).collect()
+}
+
+fn is_mangled(text: &str) -> bool {
+    text.starts_with("_R") || text.starts_with("_Z") || text.starts_with("__Z")
+}
+
+/// Every readable form, the shortest first. None if `text` is not a mangled name.
+fn demangle(text: &str) -> Option<Vec<String>> {
+    if !is_mangled(text) {
+        return None;
+    }
+    // The legacy mangling of Rust is also one of C++, so Rust is asked first; it wants its hash.
+    if let Ok(name) = rustc_demangle::try_demangle(text) {
+        let without_hash = format!("{name:#}");
+        if without_hash != name.to_string() || text.starts_with("_R") {
+            return Some(vec![without_hash]);
+        }
+    }
+    let symbol = cpp_demangle::Symbol::new(text).ok()?;
+    let mut names = Vec::new();
+    for options in [cpp_demangle::DemangleOptions::new().no_params().no_return_type(), Default::default()] {
+        // Bounded: a hostile name can expand without end.
+        let mut name = Bounded(String::new());
+        if let Ok(text) = symbol.demangle_with_options(&options) {
+            let _ = name.write_str(&text);
+            names.push(name.0);
+        }
+    }
+    Some(names)
+}
+
+struct Bounded(String);
+
+impl Write for Bounded {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        if self.0.len() + text.len() > 64 * 1024 {
+            return Err(std::fmt::Error);
+        }
+        self.0.push_str(text);
+        Ok(())
+    }
+}
+
+fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    needle.is_empty() || haystack.windows(needle.len()).any(|window| window == needle)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn module_and_symbol() {
+        let parse = |text| {
+            let name = TargetName::parse(text);
+            (name.module, name.symbol)
+        };
+        assert_eq!(parse("libz.so.1!adler32"), (Some("libz.so.1"), "adler32"));
+        assert_eq!(parse("adler32"), (None, "adler32"));
+        assert_eq!(parse("!adler32"), (None, "!adler32"));
+        assert_eq!(parse("ns::operator!=(int)"), (None, "ns::operator!=(int)"));
+        assert_eq!(parse("liba.so!ns::operator!=(int)"), (Some("liba.so"), "ns::operator!=(int)"));
+    }
+
+    #[test]
+    fn raw_and_demangled_names_match() {
+        let all = [
+            ("count", "count"),
+            ("app::count", "_ZN3app5count17h0123456789abcdefE"),
+            ("app::count", "_RNvCs1234_3app5count"),
+            ("<app::Clock as app::Tell>::tell", "_RNvXCs1234_3appNtB2_5ClockNtB2_4Tell4tell"),
+            ("ns::count", "_ZN2ns5countEi"),
+            ("ns::count(int)", "_ZN2ns5countEi"),
+            ("_ZN2ns5countEi", "_ZN2ns5countEi"),
+        ];
+        for (wanted, raw) in all {
+            assert!(Matcher::new(wanted).matches(raw.as_bytes()), "{wanted} {raw}");
+        }
+        assert!(!Matcher::new("count").matches(b"_ZN2ns5countEi"));
+        assert!(!Matcher::new("ns::count(long)").matches(b"_ZN2ns5countEi"));
+        assert!(!Matcher::new("count").matches(b"\xff\xfe"));
+    }
+
+    #[test]
+    fn nearest_names_come_first() {
+        let names = ["app::format_time", "app::format_date", "app::zone", "lib::format_tim"];
+        let near = nearest("app::fromat_time", names.iter().map(|name| (*name).to_owned()));
+        assert_eq!(near.first().map(String::as_str), Some("app::format_time"));
+        assert!(!near.contains(&"app::zone".to_owned()));
+    }
+}

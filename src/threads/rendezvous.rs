@@ -1,0 +1,167 @@
+//! The meeting of the committing thread and the threads that it holds: who may park, who has parked,
+//! who has left. Pure: words in memory, no system call; how to wait is handed in.
+//!
+//! `epoch` is odd while a hold is on. A signal carries the epoch of its hold and the place of its
+//! thread in the table. The epoch is raised at release, so a signal that arrives late finds another
+//! epoch and is harmless.
+//!
+//! The table may be written anew only when nobody is `inside`. A handler counts itself in, then
+//! reads the epoch; the committing thread raises the epoch, then reads the count. Both orders are
+//! sequentially consistent: either the handler sees that it is late, or the committing thread sees it.
+#![forbid(unsafe_code)]
+
+use std::sync::atomic::{
+    AtomicI32, AtomicU32, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release, SeqCst},
+};
+
+/// What a signal carries: 64 bits, the size of a `sigval`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ticket {
+    pub(super) epoch: u32,
+    pub(super) place: u32,
+}
+
+impl Ticket {
+    pub(super) fn pack(self) -> u64 {
+        u64::from(self.epoch) << 32 | u64::from(self.place)
+    }
+
+    pub(super) fn unpack(value: u64) -> Self {
+        Self { epoch: (value >> 32) as u32, place: value as u32 }
+    }
+}
+
+/// One thread's place in the table.
+#[derive(Debug, Default)]
+pub(super) struct Place {
+    tid: AtomicI32,
+    /// The epoch in which the thread was asked to park; zero once it has taken the place.
+    asked: AtomicU32,
+    pc: AtomicU64,
+    sp: AtomicU64,
+    new_pc: AtomicU64,
+}
+
+impl Place {
+    /// Committing thread: asks `tid` to park here in hold `epoch`.
+    pub(super) fn ask(&self, tid: i32, epoch: u32) {
+        self.tid.store(tid, Relaxed);
+        self.new_pc.store(0, Relaxed);
+        self.asked.store(epoch, Release);
+    }
+
+    /// Committing thread: has the thread taken its place? It may be on its way into the wait still.
+    pub(super) fn taken(&self) -> bool {
+        self.asked.load(Acquire) == 0
+    }
+
+    pub(super) fn tid(&self) -> i32 {
+        self.tid.load(Relaxed)
+    }
+
+    pub(super) fn pc(&self) -> u64 {
+        self.pc.load(Relaxed)
+    }
+
+    pub(super) fn sp(&self) -> u64 {
+        self.sp.load(Relaxed)
+    }
+
+    /// Committing thread, while the thread is parked: it goes on at `pc` (published by the release).
+    pub(super) fn move_to(&self, pc: u64) {
+        self.new_pc.store(pc, Relaxed);
+    }
+}
+
+/// The words that both sides share.
+#[derive(Debug)]
+pub(super) struct Rendezvous {
+    pub(super) epoch: AtomicU32,
+    pub(super) parked: AtomicU32,
+    pub(super) wanted: AtomicU32,
+    inside: AtomicU32,
+}
+
+impl Rendezvous {
+    pub(super) const fn new() -> Self {
+        Self {
+            epoch: AtomicU32::new(0),
+            parked: AtomicU32::new(0),
+            wanted: AtomicU32::new(u32::MAX),
+            inside: AtomicU32::new(0),
+        }
+    }
+
+    /// Committing thread: may a hold begin, that is, has everybody left the last one?
+    pub(super) fn is_empty(&self) -> bool {
+        self.inside.load(SeqCst) == 0
+    }
+
+    /// Committing thread: begins a hold; the epoch for its tickets. Only when [`Self::is_empty`].
+    pub(super) fn begin(&self) -> u32 {
+        self.parked.store(0, SeqCst);
+        self.wanted.store(u32::MAX, SeqCst);
+        self.epoch.fetch_add(1, SeqCst).wrapping_add(1)
+    }
+
+    /// Committing thread: have `wanted` threads parked? If not, the last of them wakes the waiter of `parked`.
+    pub(super) fn complete(&self, wanted: u32) -> Result<(), u32> {
+        self.wanted.store(wanted, SeqCst);
+        let parked = self.parked.load(SeqCst);
+        if parked >= wanted { Ok(()) } else { Err(parked) }
+    }
+
+    /// Committing thread: ends the hold. Waiters of `epoch` must be woken after this.
+    pub(super) fn release(&self) {
+        self.epoch.fetch_add(1, SeqCst);
+    }
+
+    /// After fork, in the child: the threads that were inside are not here.
+    pub(super) fn reset_in_child(&self) {
+        self.inside.store(0, SeqCst);
+        self.parked.store(0, SeqCst);
+    }
+
+    /// Held thread: takes its place, waits until the release by calling `park(epoch)`, and answers
+    /// the address to go on at, if that is to change. None at once if the ticket is not valid (now).
+    pub(super) fn attend(
+        &self,
+        ticket: Ticket,
+        table: impl Fn(u32) -> Option<&'static Place>,
+        tid: i32,
+        (pc, sp): (u64, u64),
+        park: impl Fn(u32),
+    ) -> Option<u64> {
+        if ticket.epoch & 1 == 0 || self.epoch.load(SeqCst) != ticket.epoch {
+            return None;
+        }
+        self.inside.fetch_add(1, SeqCst);
+        let new_pc = self.take_place(ticket, table, tid, (pc, sp), park);
+        self.inside.fetch_sub(1, SeqCst);
+        new_pc.filter(|pc| *pc != 0)
+    }
+
+    fn take_place(
+        &self,
+        ticket: Ticket,
+        table: impl Fn(u32) -> Option<&'static Place>,
+        tid: i32,
+        (pc, sp): (u64, u64),
+        park: impl Fn(u32),
+    ) -> Option<u64> {
+        if self.epoch.load(SeqCst) != ticket.epoch {
+            return None;
+        }
+        let place = table(ticket.place)?;
+        if place.tid() != tid {
+            return None;
+        }
+        place.pc.store(pc, Relaxed);
+        place.sp.store(sp, Relaxed);
+        // One thread takes a place once, also if somebody sends the same ticket twice.
+        place.asked.compare_exchange(ticket.epoch, 0, SeqCst, Relaxed).ok()?;
+        park(ticket.epoch);
+        Some(place.new_pc.load(Relaxed))
+    }
+}

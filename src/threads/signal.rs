@@ -1,0 +1,166 @@
+//! The signal that asks a thread to park: which one, and its handler.
+//!
+//! The handler runs with every signal blocked (a mask of all ones, which sigfillset(3) would not give),
+//! on the thread's alternate stack if it has one. It uses no TLS, no errno and no libc.
+
+use super::context::SavedContext;
+use super::rendezvous::{Place, Rendezvous, Ticket};
+use super::task;
+use crate::error::Error;
+use crate::held::park;
+use crate::sys;
+use std::sync::atomic::{
+    AtomicBool, AtomicI32, AtomicPtr, AtomicU32,
+    Ordering::{Acquire, Relaxed, Release},
+};
+
+/// The one meeting place of the process.
+pub(super) static MEETING: Rendezvous = Rendezvous::new();
+/// Set when no membarrier is to be had: a released thread then synchronises itself.
+pub(super) static SERIALIZE: AtomicBool = AtomicBool::new(false);
+
+/// The places for held threads. Written only while nobody is inside the meeting; never freed, since a
+/// handler may look at it at any time.
+static TABLE: AtomicPtr<Place> = AtomicPtr::new(std::ptr::null_mut());
+static ROOM: AtomicU32 = AtomicU32::new(0);
+/// The signal in use, zero before the first hold.
+static SIGNAL: AtomicI32 = AtomicI32::new(0);
+
+/// The first signal that glibc and musl leave to applications, and the last one that exists, less what
+/// debugging tools take from the end of the range.
+const CANDIDATES: std::ops::RangeInclusive<i32> = 36..=60;
+
+/// Makes room for `count` threads. Only between holds, while nobody is inside.
+pub(super) fn make_room(count: usize) {
+    if places().len() >= count {
+        return;
+    }
+    let mut table = Vec::new();
+    table.resize_with(count.next_power_of_two().max(64), Place::default);
+    let table: &'static mut [Place] = Box::leak(table.into_boxed_slice());
+    // Room shrinks to nothing while the pointer changes, so that no reader pairs the wrong two.
+    ROOM.store(0, Release);
+    TABLE.store(table.as_mut_ptr(), Release);
+    ROOM.store(table.len() as u32, Release);
+}
+
+/// The table.
+pub(super) fn places() -> &'static [Place] {
+    let room = ROOM.load(Acquire);
+    if room == 0 {
+        return &[];
+    }
+    // SAFETY: `make_room` stored a leaked slice of at least `room` places; places are shared words.
+    unsafe { std::slice::from_raw_parts(TABLE.load(Acquire), room as usize) }
+}
+
+/// The signal to use in this hold: one whose disposition was the default when it was chosen, which is
+/// still ours, and which as few threads as possible block and none waits for.
+pub(super) fn ready(threads: &[i32]) -> Result<i32, Error> {
+    let current = SIGNAL.load(Relaxed);
+    if current != 0 && disposition(current) == Some(handler as *const () as usize) {
+        return Ok(current);
+    }
+    let (mut blocked, mut awaited) = ([0u32; 64], 0u64);
+    for tid in threads {
+        let mask = task::blocked(*tid).unwrap_or(0);
+        for (bit, count) in blocked.iter_mut().enumerate() {
+            *count += (mask >> bit & 1) as u32;
+        }
+        awaited |= task::awaited(*tid);
+    }
+    let free = |signal: &i32| disposition(*signal) == Some(libc::SIG_DFL) && awaited >> (signal - 1) & 1 == 0;
+    let chosen = CANDIDATES
+        .rev()
+        .filter(free)
+        .min_by_key(|signal| blocked.get(*signal as usize - 1).copied().unwrap_or(u32::MAX))
+        .ok_or(Error::NoSignal)?;
+    install(chosen)?;
+    SIGNAL.store(chosen, Relaxed);
+    Ok(chosen)
+}
+
+/// Sends thread `tid` the signal with a ticket (rt_tgsigqueueinfo(2)).
+pub(super) fn send(signal: i32, tid: i32, ticket: Ticket) -> Result<(), sys::Errno> {
+    let pid = sys::getpid();
+    let mut info = SignalInfo { signal, code: libc::SI_QUEUE, pid, value: ticket.pack(), ..SignalInfo::default() };
+    let place = (&raw mut info) as usize;
+    let arguments = [pid as usize, tid as usize, signal as usize, place, 0, 0];
+    // SAFETY: the kernel reads 128 bytes from `info`, whose size that is.
+    unsafe { sys::call(libc::SYS_rt_tgsigqueueinfo, arguments) }.map(drop)
+}
+
+/// Does thread `tid` block the signal in use? For reports.
+pub(super) fn blocked_by(tid: i32) -> Option<i32> {
+    let signal = SIGNAL.load(Relaxed);
+    (signal > 0 && task::blocked(tid)? >> (signal - 1) & 1 == 1).then_some(signal)
+}
+
+/// `siginfo_t` for a queued signal as the kernel lays it out on 64-bit machines
+/// (include/uapi/asm-generic/siginfo.h).
+#[repr(C)]
+#[derive(Debug)]
+struct SignalInfo {
+    signal: i32,
+    errno: i32,
+    code: i32,
+    _gap: i32,
+    pid: i32,
+    uid: u32,
+    value: u64,
+    _rest: [u64; 12],
+}
+
+impl Default for SignalInfo {
+    fn default() -> Self {
+        Self { signal: 0, errno: 0, code: 0, _gap: 0, pid: 0, uid: 0, value: 0, _rest: [0; 12] }
+    }
+}
+
+const _: () = assert!(size_of::<SignalInfo>() == 128);
+
+fn disposition(signal: i32) -> Option<usize> {
+    let mut action = std::mem::MaybeUninit::<libc::sigaction>::zeroed();
+    // SAFETY: only asks; libc fills the structure.
+    let answer = unsafe { libc::sigaction(signal, std::ptr::null(), action.as_mut_ptr()) };
+    // SAFETY: zeroed, then filled; every bit pattern is a `sigaction`.
+    (answer == 0).then(|| unsafe { action.assume_init() }.sa_sigaction)
+}
+
+fn install(signal: i32) -> Result<(), Error> {
+    // SAFETY: all zeroes is a `sigaction` with the default disposition and an empty mask.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = handler as *const () as usize;
+    action.sa_flags = libc::SA_SIGINFO | libc::SA_RESTART | libc::SA_ONSTACK;
+    // SAFETY: a signal set is plain bits.
+    unsafe { std::ptr::write_bytes(&raw mut action.sa_mask, 0xff, 1) };
+    // SAFETY: the handler keeps the rules of signal handlers (signal-safety(7)); it is never uninstalled.
+    if unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) } != 0 {
+        return Err(Error::Kernel { step: "install the signal handler", source: std::io::Error::last_os_error() });
+    }
+    Ok(())
+}
+
+/// Parks the thread if the signal is ours and not late; else does nothing.
+extern "C" fn handler(_signal: i32, info: *mut SignalInfo, context: *mut libc::c_void) {
+    // SAFETY: the kernel hands an SA_SIGINFO handler the information of the signal.
+    let info = unsafe { &*info };
+    if info.code != libc::SI_QUEUE || info.pid != sys::getpid() {
+        return;
+    }
+    // SAFETY: the third argument of this very handler, used within it.
+    let mut context = unsafe { SavedContext::new(context) };
+    let table = |place| places().get(place as usize);
+    // SAFETY: the words are statics.
+    let wait = |epoch| unsafe {
+        park(&raw const MEETING.epoch, epoch, &raw const MEETING.parked, &raw const MEETING.wanted)
+    };
+    let place = (context.pc(), context.sp());
+    let new_pc = MEETING.attend(Ticket::unpack(info.value), table, sys::gettid(), place, wait);
+    if SERIALIZE.load(Relaxed) {
+        crate::sys::synchronise_this_core();
+    }
+    if let Some(pc) = new_pc {
+        context.set_pc(pc);
+    }
+}

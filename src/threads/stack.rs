@@ -1,0 +1,88 @@
+//! The search for addresses on a stack, which may vanish while it is read.
+
+use super::safe_point::{Danger, find};
+use crate::sys::{Errno, read_memory};
+
+/// Bytes read in one step.
+const STEP: usize = 16 * 1024;
+/// What is read above a stack pointer whose mapping is not known, at most.
+const UNKNOWN_STACK: u64 = 64 << 20;
+
+/// A buffer for [`search`], made before threads are held.
+#[derive(Debug)]
+pub(super) struct Scratch(Box<[u8; STEP]>);
+
+impl Scratch {
+    pub(super) fn new() -> Self {
+        Self(Box::new([0; STEP]))
+    }
+}
+
+/// What a search came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Found {
+    Nothing,
+    /// This address, at this place of the stack.
+    Address(u64),
+    /// The stack could not be read.
+    Unreadable(Errno),
+}
+
+/// Looks for addresses inside `dangers` among the aligned words from `sp` to the end of the mapping
+/// that holds it (`stacks`: start and end, sorted). Conservative: a word that merely looks like such an address counts.
+pub(super) fn search(sp: u64, stacks: &[(u64, u64)], dangers: &[Danger], scratch: &mut Scratch) -> Found {
+    let end = end_of_mapping(sp, stacks).unwrap_or_else(|| sp.saturating_add(UNKNOWN_STACK));
+    let mut place = sp & !7;
+    while place < end {
+        let want = usize::try_from(end - place).unwrap_or(STEP).min(STEP);
+        let Some(buffer) = scratch.0.get_mut(..want) else { return Found::Nothing };
+        let count = match read_memory(place, buffer) {
+            Ok(0) | Err(Errno(libc::EFAULT)) => return Found::Nothing,
+            Ok(count) => count,
+            Err(errno) => return Found::Unreadable(errno),
+        };
+        for word in buffer.get(..count).unwrap_or(&[]).chunks_exact(8) {
+            let mut bytes = [0; 8];
+            bytes.copy_from_slice(word);
+            let address = u64::from_ne_bytes(bytes);
+            if find(address, dangers).is_some() {
+                return Found::Address(address);
+            }
+        }
+        place = place.saturating_add(count.max(8) as u64 & !7);
+    }
+    Found::Nothing
+}
+
+fn end_of_mapping(sp: u64, mappings: &[(u64, u64)]) -> Option<u64> {
+    let after = mappings.partition_point(|(start, _)| *start <= sp);
+    let (_, end) = mappings.get(after.checked_sub(1)?)?;
+    (sp < *end).then_some(*end)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn danger(start: u64) -> Vec<Danger> {
+        vec![Danger { range: start..start + 4, moves: Vec::new() }]
+    }
+
+    #[test]
+    fn finds_a_word_far_up() {
+        let mut memory = vec![0u64; 9000];
+        memory[8000] = 0x7777_0002;
+        let start = memory.as_ptr() as u64;
+        let stacks = [(start, start + 9000 * 8)];
+        let mut scratch = Scratch::new();
+        assert_eq!(search(start, &stacks, &danger(0x7777_0000), &mut scratch), Found::Address(0x7777_0002));
+        assert_eq!(search(start, &stacks, &danger(0x7777_0004), &mut scratch), Found::Nothing);
+        assert_eq!(search(start + 8001 * 8, &stacks, &danger(0x7777_0000), &mut scratch), Found::Nothing);
+    }
+
+    #[test]
+    fn a_hole_is_an_answer() {
+        let mut scratch = Scratch::new();
+        assert_eq!(search(4096, &[], &danger(1), &mut scratch), Found::Nothing);
+    }
+}

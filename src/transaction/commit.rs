@@ -1,0 +1,186 @@
+//! The commit: hold, write, let go. What is written was prepared; what is known changes afterwards.
+
+use super::registry::{Entry, Registry, Report, lock_commits, next_id};
+use super::site::{Layer, OriginalCell, Work};
+use super::{HOST, Change, Request, prepare};
+use crate::arch::Form;
+use crate::error::Error;
+use crate::memory::{self, WriteFailure, Writer};
+use crate::options::Options;
+use crate::process::MemoryMap;
+use crate::sys;
+use crate::threads::{self, Crew};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::time::{Duration, SystemTime};
+
+/// Puts all changes of `request` on, or none.
+pub(crate) fn apply(request: Request, options: &Options) -> Result<Arc<Entry>, Error> {
+    check_targets(&request.changes)?;
+    let deadline = Deadline::of(options);
+    let _commit = lock_commits(deadline.at, deadline.after)?;
+    let (work, forms) = {
+        let mut registry = Registry::lock()?;
+        check_not_applied(&request, &registry)?;
+        prepare::prepare(&request.changes, &mut registry)?
+    };
+    let report = carry_out(work, options, deadline, &request.changes)?;
+    let entry = Arc::new(Entry {
+        id: next_id(),
+        name: request.name,
+        path: request.path,
+        image: request.image,
+        functions: request.changes.iter().map(|change| change.name_and_address()).collect(),
+        since: SystemTime::now(),
+        report,
+        on: AtomicBool::new(true),
+    });
+    enter(&entry, request.changes, forms)?;
+    tracing::info!(
+        patch = entry.name, functions = entry.functions.len(), threads = report.threads, held = ?report.held, "applied"
+    );
+    Ok(entry)
+}
+
+/// Takes all changes of `entry` off, or none.
+pub(crate) fn roll_back(entry: &Arc<Entry>, options: &Options) -> Result<Report, Error> {
+    let deadline = Deadline::of(options);
+    let commit = lock_commits(deadline.at, deadline.after)?;
+    let mut forms: BTreeMap<u64, Form> = BTreeMap::new();
+    let work = {
+        let registry = Registry::lock()?;
+        if !entry.is_on() {
+            return Err(Error::NotApplied { name: entry.name.clone() });
+        }
+        let mut work = Work::default();
+        for (_, address) in &entry.functions {
+            if let Some(site) = registry.sites.get(address) {
+                forms.insert(*address, site.take_off(HOST, entry.id, &mut work)?);
+            }
+        }
+        work
+    };
+    let report = carry_out(work, options, deadline, &[])?;
+    let mut unused = Vec::new();
+    {
+        let mut registry = Registry::lock()?;
+        for (address, form) in forms {
+            if let Some(site) = registry.sites.get_mut(&address) {
+                unused.extend(site.is_taken_off(HOST, entry.id, form));
+            }
+        }
+        registry.entries.retain(|one| one.id != entry.id);
+        entry.switch_off();
+    }
+    // Where nothing is locked: destructors of a library may run when the last hold on it goes.
+    drop(commit);
+    drop(unused);
+    tracing::info!(patch = entry.name, threads = report.threads, held = ?report.held, "rolled back");
+    Ok(report)
+}
+
+/// When to give up.
+#[derive(Debug, Clone, Copy)]
+struct Deadline {
+    at: u64,
+    after: Duration,
+}
+
+impl Deadline {
+    fn of(options: &Options) -> Self {
+        let nanoseconds = u64::try_from(options.deadline.as_nanos()).unwrap_or(u64::MAX);
+        Self { at: sys::now().saturating_add(nanoseconds), after: options.deadline }
+    }
+}
+
+/// Holds the threads if that is needed, and writes.
+fn carry_out(work: Work, options: &Options, deadline: Deadline, changes: &[Change]) -> Result<Report, Error> {
+    if !work.needs_hold() {
+        for pointer in &work.pointers {
+            // SAFETY: a slot or an original of the registry, which live for ever.
+            memory::publish(unsafe { AtomicU64::from_ptr(pointer.cell as *mut u64) }, pointer.value);
+        }
+        return Ok(Report::default());
+    }
+    let map = MemoryMap::read()?;
+    if !memory::has_barrier() {
+        threads::serialize_on_release();
+    }
+    let executable = map.ranges(|mapping| mapping.executable);
+    let writer = Writer::prepare(work.code, &work.pointers, &executable);
+    let stacks = map.ranges(|mapping| mapping.readable && mapping.writable);
+    let mut crew = Crew::assemble(&options.ignored_threads, stacks)?;
+    let hold = crew.hold(&work.dangers, deadline.at, deadline.after)?;
+    // From here to the release: no allocation, lock, panic, log, std I/O.
+    let written = writer.write(&hold.proof());
+    let (threads, held) = hold.release();
+    crate::fault::reached(crate::fault::Stage::Released);
+    match written {
+        Ok(()) => Ok(Report { threads, held }),
+        Err(failure) => Err(explain(failure, &writer, changes)),
+    }
+}
+
+fn explain(failure: WriteFailure, writer: &Writer, changes: &[Change]) -> Error {
+    let number = match failure {
+        WriteFailure::Kernel(step, errno) => return Error::Kernel { step, source: errno.into() },
+        WriteFailure::Modified(number) | WriteFailure::NotWritten(number) => number,
+    };
+    let Some(code) = writer.changes().get(number) else { return Error::Empty };
+    let mut found = vec![0; code.old.len()];
+    let count = sys::read_memory(code.address, &mut found).unwrap_or(0);
+    found.truncate(count);
+    let is_it = |change: &&Change| change.target.target.contains(code.address);
+    let target = match changes.iter().find(is_it) {
+        Some(change) => change.target.target.name.clone(),
+        None => format!("{:#x}", code.address),
+    };
+    Error::EntryModified { target, address: code.address, expected: code.old.clone(), found }
+}
+
+/// What was committed becomes known.
+fn enter(entry: &Arc<Entry>, changes: Vec<Change>, forms: Vec<Form>) -> Result<(), Error> {
+    let mut registry = Registry::lock()?;
+    for (change, form) in changes.into_iter().zip(forms) {
+        let Change { target, replacement, original } = change;
+        if let Some(site) = registry.sites.get_mut(&target.target.address) {
+            let layer = Layer { entry: entry.id, replacement, original };
+            site.is_put_on(HOST, layer, form, &target.hold);
+        }
+    }
+    registry.entries.push(Arc::clone(entry));
+    Ok(())
+}
+
+fn check_targets(changes: &[Change]) -> Result<(), Error> {
+    if changes.is_empty() {
+        return Err(Error::Empty);
+    }
+    let mut seen: BTreeMap<u64, &str> = BTreeMap::new();
+    for change in changes {
+        let target = &change.target.target;
+        if let Some(other) = seen.insert(target.address, &target.name) {
+            let (target, other) = (target.as_ref(), other.to_owned());
+            return Err(Error::DuplicateTarget { target: target.name.clone(), address: target.address, other });
+        }
+    }
+    Ok(())
+}
+
+fn check_not_applied(request: &Request, registry: &Registry) -> Result<(), Error> {
+    let same = |entry: &&Arc<Entry>| match (&request.image, &entry.image) {
+        (Some(new), Some(old)) => Arc::ptr_eq(new, old) || new == old,
+        _ => false,
+    };
+    match registry.entries.iter().find(same) {
+        Some(entry) => Err(Error::AlreadyApplied { name: entry.name.clone() }),
+        None => Ok(()),
+    }
+}
+
+impl Default for OriginalCell {
+    fn default() -> Self {
+        Self::None
+    }
+}

@@ -1,0 +1,95 @@
+//! Changes that switch together: prepared, committed, remembered, rolled back.
+
+mod commit;
+mod fork;
+mod lock;
+mod prepare;
+mod registry;
+mod site;
+
+pub(crate) use commit::{apply, roll_back};
+pub(crate) use registry::{Entry, applied};
+pub(crate) use site::OriginalCell;
+
+use crate::arch::InstructionSet;
+use crate::elf::Machine;
+use crate::error::Error;
+use crate::plan::{Check, CheckedFunction};
+use crate::process::{HeldTarget, MemoryMap};
+use registry::Registry;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// The instruction set of this process: the one choice of backend.
+pub(crate) const HOST: InstructionSet =
+    if cfg!(target_arch = "x86_64") { InstructionSet::X86_64 } else { InstructionSet::Aarch64 };
+
+/// The same, as ELF files name it.
+pub(crate) const MACHINE: Machine = match HOST {
+    InstructionSet::X86_64 => Machine::X86_64,
+    _ => Machine::Aarch64,
+};
+
+/// One function to be replaced.
+#[derive(Debug)]
+pub(crate) struct Change {
+    pub(crate) target: HeldTarget,
+    /// Run-time address.
+    pub(crate) replacement: u64,
+    pub(crate) original: OriginalCell,
+}
+
+impl Change {
+    fn name_and_address(&self) -> (String, u64) {
+        (self.target.target.name.clone(), self.target.target.address)
+    }
+}
+
+/// Changes that are to switch together.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) name: String,
+    pub(crate) path: Option<PathBuf>,
+    pub(crate) image: Option<Arc<[u8]>>,
+    pub(crate) changes: Vec<Change>,
+}
+
+/// Measures `targets` without changing anything. The replacement's address is known for some.
+pub(crate) fn check(name: &str, targets: &[(HeldTarget, Option<u64>)]) -> Result<Check, Error> {
+    let map = MemoryMap::read()?;
+    let mut functions = Vec::with_capacity(targets.len());
+    let mut errors = Vec::new();
+    for (target, replacement) in targets {
+        match check_one(target, *replacement, &map) {
+            Ok(function) => functions.push(function),
+            Err(error) => errors.push(error),
+        }
+    }
+    Error::all(errors)?;
+    Ok(Check { name: name.to_owned(), functions })
+}
+
+fn check_one(target: &HeldTarget, replacement: Option<u64>, map: &MemoryMap) -> Result<CheckedFunction, Error> {
+    let target = &target.target;
+    let layers = {
+        let registry = Registry::lock()?;
+        prepare::check_running_bytes(target, &registry, map)?;
+        registry.sites.get(&target.address).map_or(0, |site| site.layers.len())
+    };
+    let (measure, form) = prepare::measure(target, replacement)?;
+    let mut function = CheckedFunction {
+        target: target.name.clone(),
+        symbol: target.symbol.clone(),
+        module: target.module.clone(),
+        address: target.address,
+        size: target.bytes.len() as u64,
+        form,
+        displaced: Vec::new(),
+        layers,
+        has_indirect_jump: false,
+    };
+    if layers == 0 {
+        function.describe(&measure);
+    }
+    Ok(function)
+}

@@ -1,0 +1,234 @@
+//! From changes to work: everything that can fail, done before a thread is held.
+
+use super::registry::Registry;
+use super::site::{OriginalCell, Site, Work};
+use super::{HOST, Change};
+use crate::arch::{self, Form, Function, Measure};
+use crate::error::Error;
+use crate::memory::{NearBlock, publish};
+use crate::plan::{self, Need, Occupied};
+use crate::process::{MemoryMap, Target};
+use crate::sys::{self, Errno};
+use std::sync::Arc;
+
+/// How often a gap may be taken by somebody else before the search for near memory is given up.
+const TRIES: usize = 32;
+
+/// A target that has no site yet.
+struct NewSite<'a> {
+    change: &'a Change,
+    measure: Measure,
+    form: Form,
+}
+
+/// Makes sure that each change has a site in the registry, publishes the originals, and says what to write.
+/// Answers the form that each change's site will have.
+pub(super) fn prepare(changes: &[Change], registry: &mut Registry) -> Result<(Work, Vec<Form>), Error> {
+    let map = MemoryMap::read()?;
+    for change in changes {
+        check_replacement(change, &map)?;
+        check_running_bytes(&change.target.target, registry, &map)?;
+    }
+    let new = new_sites(changes, registry)?;
+    check_overlaps(&new, registry)?;
+    place(&new, map, registry)?;
+    let mut work = Work::default();
+    let mut forms = Vec::with_capacity(changes.len());
+    for change in changes {
+        let target = &change.target.target;
+        let Some(site) = registry.sites.get(&target.address) else { continue };
+        forms.push(site.put_on(HOST, change.replacement, &mut work)?);
+        if let Some(cell) = change.original.get() {
+            publish(cell, site.original_of_next());
+        }
+    }
+    work.dangers.sort_by_key(|danger| danger.range.start);
+    Ok((work, forms))
+}
+
+/// Measures a target for a replacement at `replacement`, or at an unknown place.
+pub(super) fn measure(target: &Target, replacement: Option<u64>) -> Result<(Measure, Form), Error> {
+    let measure = arch::measure(HOST, &Function { address: target.address, bytes: &target.bytes });
+    let form = plan::choose(HOST, &measure, replacement).map_err(|refusal| Error::Refused {
+        target: target.name.clone(),
+        address: target.address,
+        refusal,
+    })?;
+    Ok((measure, form))
+}
+
+/// The function must stand in memory as it does in its file, but for what midflight wrote there.
+pub(super) fn check_running_bytes(target: &Target, registry: &Registry, map: &MemoryMap) -> Result<(), Error> {
+    let (address, len) = (target.address, target.bytes.len());
+    check_pages(target, map)?;
+    let mut found = vec![0; len];
+    let mut filled = 0;
+    while filled < len {
+        let piece = found.get_mut(filled..len.min(filled + 32 * 1024)).unwrap_or_default();
+        match sys::read_memory(address + filled as u64, piece) {
+            Ok(0) => return Err(kernel("read the target", Errno(libc::EFAULT))),
+            Ok(count) => filled += count,
+            Err(errno) => return Err(kernel("read the target", errno)),
+        }
+    }
+    let mut expected = target.bytes.clone();
+    for site in registry.sites.values().filter(|site| site.is_on() && site.touches(address, len as u64)) {
+        let (start, bytes) = site.bytes_now();
+        for (place, byte) in (start..).zip(bytes) {
+            let inside = place.checked_sub(address).and_then(|offset| expected.get_mut(offset as usize));
+            if let Some(expected) = inside {
+                *expected = *byte;
+            }
+        }
+    }
+    let Some(first) = expected.iter().zip(&found).position(|(a, b)| a != b) else { return Ok(()) };
+    let excerpt = |bytes: &[u8]| bytes.iter().skip(first).take(16).copied().collect();
+    Err(Error::EntryModified {
+        target: target.name.clone(),
+        address: address + first as u64,
+        expected: excerpt(&expected),
+        found: excerpt(&found),
+    })
+}
+
+fn check_pages(target: &Target, map: &MemoryMap) -> Result<(), Error> {
+    let end = target.address + target.bytes.len() as u64;
+    let not_a_function = |found: String| Error::NotAFunction {
+        target: target.name.clone(),
+        address: target.address,
+        found,
+    };
+    let mut place = target.address;
+    while place < end {
+        let Some(mapping) = map.at(place) else { return Err(not_a_function("its memory is not mapped".into())) };
+        let protection = mapping.protection();
+        if protection != "r-x" {
+            return Err(not_a_function(format!("its memory is mapped {protection}, code is r-x")));
+        }
+        place = mapping.range.end;
+    }
+    let ours = crate::held::pages().into_iter().any(|page| page < end && target.address < page + 4096);
+    if ours {
+        return Err(not_a_function("code of midflight that runs during a commit".into()));
+    }
+    Ok(())
+}
+
+fn check_replacement(change: &Change, map: &MemoryMap) -> Result<(), Error> {
+    let (address, target) = (change.replacement, change.target.target.name.clone());
+    let not_code = |found: String| Err(Error::ReplacementNotCode { target: target.clone(), address, found });
+    match map.at(address) {
+        None => not_code("nothing is mapped there".into()),
+        Some(mapping) if !mapping.executable => {
+            not_code(format!("{} mapped {}", mapping.name, mapping.protection()).trim_start().to_owned())
+        }
+        Some(_) if address == change.target.target.address => not_code("the target itself".into()),
+        Some(_) => Ok(()),
+    }
+}
+
+fn new_sites<'a>(changes: &'a [Change], registry: &Registry) -> Result<Vec<NewSite<'a>>, Error> {
+    let has_site = |target: &Target| {
+        registry.sites.get(&target.address).is_some_and(|site| site.is_on() || site.serves(target))
+    };
+    let without = changes.iter().filter(|change| !has_site(&change.target.target));
+    without
+        .map(|change| {
+            let (measure, form) = measure(&change.target.target, Some(change.replacement))?;
+            Ok(NewSite { change, measure, form })
+        })
+        .collect()
+}
+
+fn check_overlaps(new: &[NewSite<'_>], registry: &Registry) -> Result<(), Error> {
+    let length = |site: &NewSite<'_>| site.measure.usable(site.form).map_or(0, |displaced| displaced.overwritten) as u64;
+    let sites = new.iter().enumerate().map(|(number, site)| (number, site.measure.site(), length(site)));
+    let name = |site: &NewSite<'_>| site.change.target.target.name.clone();
+    if let Some((one, other)) = plan::overlap(sites) {
+        if let (Some(one), Some(other)) = (new.get(one), new.get(other)) {
+            let (address, other_address) = (other.measure.site(), one.measure.site());
+            return Err(Error::Overlap { target: name(other), address, other: name(one), other_address });
+        }
+    }
+    for site in new {
+        let address = site.change.target.target.address;
+        if let Some(other) = registry.overlapping(address, site.measure.site(), length(site)) {
+            return Err(Error::Overlap {
+                target: name(site),
+                address: site.measure.site(),
+                other: other.target.name.clone(),
+                other_address: other.bytes_now().0,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Maps near memory for the new sites, writes trampolines and islands, and enters the sites.
+fn place(new: &[NewSite<'_>], map: MemoryMap, registry: &mut Registry) -> Result<(), Error> {
+    let needs: Vec<Need<'_>> = new.iter().map(|site| Need { measure: &site.measure, form: site.form }).collect();
+    let no_memory = |number: usize, window: String| match new.get(number) {
+        Some(site) => Error::NoNearMemory {
+            target: site.change.target.target.name.clone(),
+            address: site.measure.site(),
+            window,
+        },
+        None => kernel("find near memory", Errno(libc::ENOMEM)),
+    };
+    let groups = plan::group(HOST, &needs).map_err(|number| no_memory(number, "any address".into()))?;
+    let mut map = Some(map);
+    for group in &groups {
+        let first = group.members.first().copied().unwrap_or_default();
+        let window = format!("{:#x}..{:#x}", group.window.start(), group.window.end());
+        let mut block = map_block(group, &mut map)?.ok_or_else(|| no_memory(first, window))?;
+        let places = plan::lay_out(HOST, group, &needs, block.code());
+        let mut sites = Vec::with_capacity(places.len());
+        for (number, places) in group.members.iter().zip(&places) {
+            let Some(new) = new.get(*number) else { continue };
+            let target = &new.change.target.target;
+            let plan = arch::encode(&new.measure, new.form, places, new.change.replacement).map_err(|refusal| {
+                Error::Refused { target: target.name.clone(), address: target.address, refusal }
+            })?;
+            block.write_code(places.trampoline, &plan.trampoline);
+            block.write_code(places.island, &plan.island);
+            sites.push(Site::new(Arc::clone(target), plan, places, block.slot(places.slot)));
+        }
+        block.seal().map_err(|errno| kernel("make trampolines executable", errno))?;
+        registry.sites.extend(sites.into_iter().map(|site| (site.target.address, site)));
+    }
+    Ok(())
+}
+
+/// Maps a block where the group wants it. A gap that somebody takes meanwhile means looking again.
+fn map_block(group: &plan::Group, map: &mut Option<MemoryMap>) -> Result<Option<NearBlock>, Error> {
+    for _ in 0..TRIES {
+        let now = match map.take() {
+            Some(map) => map,
+            None => MemoryMap::read()?,
+        };
+        let mappings = now.all().iter().map(|one| (one.range.start, one.range.end, one.name.as_str()));
+        let occupied = Occupied::new(mappings);
+        let Some(start) = occupied.find(&group.window, group.code + group.data, group.near) else { return Ok(None) };
+        match NearBlock::map(start, group.code, group.data) {
+            Ok(block) => return Ok(Some(block)),
+            Err(Errno(libc::EEXIST)) => {}
+            Err(errno) => return Err(kernel("map near memory", errno)),
+        }
+    }
+    Ok(None)
+}
+
+fn kernel(step: &'static str, errno: Errno) -> Error {
+    Error::Kernel { step, source: errno.into() }
+}
+
+impl OriginalCell {
+    /// A static cell.
+    ///
+    /// # Safety
+    /// `address` is that of eight aligned bytes that live for ever and are used by atomic operations only.
+    pub(crate) unsafe fn at(address: u64) -> Self {
+        // SAFETY: the caller's promise.
+        Self::Static(unsafe { std::sync::atomic::AtomicU64::from_ptr(address as *mut u64) })
+    }
+}

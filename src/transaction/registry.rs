@@ -1,0 +1,107 @@
+//! What is on: the sites with their layers, and the entries that a user's handles point to.
+
+use super::lock::{Guard, Lock, NotLocked};
+use super::site::Site;
+use crate::error::Error;
+use crate::sys;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{
+    AtomicBool, AtomicU64,
+    Ordering::{Acquire, Relaxed, Release},
+};
+use std::time::{Duration, SystemTime};
+
+/// Commits, one at a time.
+pub(super) static COMMIT: Lock<()> = Lock::new(());
+/// Held for moments, never while threads are held, never across foreign code.
+pub(super) static REGISTRY: Lock<Registry> = Lock::new(Registry::new());
+
+/// Everything that midflight has done to the process.
+#[derive(Debug)]
+pub(crate) struct Registry {
+    /// By the target's address; sites that are off keep their trampolines for the next time.
+    pub(super) sites: BTreeMap<u64, Site>,
+    /// What is on, newest last.
+    pub(super) entries: Vec<Arc<Entry>>,
+}
+
+/// One committed transaction.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// Unique in the process.
+    pub(crate) id: u64,
+    /// Name of the patch.
+    pub(crate) name: String,
+    /// The patch file as the user named it, None for what was done by hand.
+    pub(crate) path: Option<PathBuf>,
+    /// The bytes of the patch library, which tell whether a patch is the same.
+    pub(crate) image: Option<Arc<[u8]>>,
+    /// Targets as they were asked for, with their addresses.
+    pub(crate) functions: Vec<(String, u64)>,
+    /// When it was committed.
+    pub(crate) since: SystemTime,
+    /// What the commit cost.
+    pub(crate) report: Report,
+    /// False once it was rolled back.
+    pub(crate) on: AtomicBool,
+}
+
+impl Entry {
+    pub(crate) fn is_on(&self) -> bool {
+        self.on.load(Acquire)
+    }
+
+    pub(super) fn switch_off(&self) {
+        self.on.store(false, Release);
+    }
+}
+
+/// What a commit cost the other threads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Report {
+    pub(crate) threads: usize,
+    pub(crate) held: Duration,
+}
+
+impl Registry {
+    const fn new() -> Self {
+        Self { sites: BTreeMap::new(), entries: Vec::new() }
+    }
+
+    /// For moments, as said at [`REGISTRY`].
+    pub(super) fn lock() -> Result<Guard<'static, Self>, Error> {
+        let wait = Duration::from_secs(30);
+        REGISTRY.acquire(sys::now().saturating_add(wait.as_nanos() as u64)).map_err(|why| match why {
+            NotLocked::Late => Error::Busy { waited: wait },
+            NotLocked::Mine => Error::Nested,
+        })
+    }
+
+    /// The site whose overwritten bytes overlap `start..start + len`, other than that of `target`.
+    pub(super) fn overlapping(&self, target: u64, start: u64, len: u64) -> Option<&Site> {
+        let candidates = self.sites.range(..start + len).rev().take(4).map(|(_, site)| site);
+        candidates.into_iter().find(|site| site.target.address != target && site.is_on() && site.touches(start, len))
+    }
+}
+
+/// The number of the next entry.
+pub(super) fn next_id() -> u64 {
+    static NEXT: AtomicU64 = AtomicU64::new(1);
+    NEXT.fetch_add(1, Relaxed)
+}
+
+/// The lock of all commits, waited for until `deadline`.
+pub(super) fn lock_commits(deadline: u64, waited: Duration) -> Result<Guard<'static, ()>, Error> {
+    super::fork::prepare();
+    COMMIT.acquire(deadline).map_err(|why| match why {
+        NotLocked::Late => Error::Busy { waited },
+        NotLocked::Mine => Error::Nested,
+    })
+}
+
+/// What is on, newest last.
+pub(crate) fn applied() -> Vec<Arc<Entry>> {
+    Registry::lock().map(|registry| registry.entries.clone()).unwrap_or_default()
+}

@@ -1,0 +1,204 @@
+//! A site that exists: its trampoline, island and slot, the layers on it, and what has to be written to
+//! put a layer on or take it off. Knows what to write, writes nothing.
+
+use crate::arch::{self, Form, InstructionSet, SitePlan};
+use crate::error::Error;
+use crate::memory::{CodeChange, PointerChange};
+use crate::process::{ModuleHold, Target};
+use crate::threads::Danger;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+/// A cell that holds an original: of a static in the host or a patch library, or of a handle.
+#[derive(Debug, Clone)]
+pub(crate) enum OriginalCell {
+    /// Nobody wants the original.
+    None,
+    /// A static, or memory of a library that is never unloaded.
+    Static(&'static AtomicU64),
+    /// Of a handle. Kept by the layer, so that the cell lives as long as somebody may write it.
+    Shared(Arc<AtomicU64>),
+}
+
+impl OriginalCell {
+    pub(super) fn get(&self) -> Option<&AtomicU64> {
+        match self {
+            Self::None => None,
+            Self::Static(cell) => Some(cell),
+            Self::Shared(cell) => Some(cell),
+        }
+    }
+}
+
+/// A replacement on a site.
+#[derive(Debug)]
+pub(super) struct Layer {
+    pub(super) entry: u64,
+    pub(super) replacement: u64,
+    pub(super) original: OriginalCell,
+}
+
+/// Code and data of one target, for ever: trampolines are not unmapped.
+#[derive(Debug)]
+pub(super) struct Site {
+    pub(super) target: Arc<Target>,
+    /// While a layer is on.
+    pub(super) hold: Option<Arc<ModuleHold>>,
+    plan: SitePlan,
+    /// Run-time addresses.
+    trampoline: u64,
+    island: u64,
+    slot: &'static AtomicU64,
+    /// What stands at the site now.
+    now: Vec<u8>,
+    /// Which form that is; the plan's while nothing is on.
+    form: Form,
+    /// Oldest first.
+    pub(super) layers: Vec<Layer>,
+}
+
+/// Everything that a transaction writes, and what to look out for.
+#[derive(Debug, Default)]
+pub(super) struct Work {
+    pub(super) code: Vec<CodeChange>,
+    pub(super) pointers: Vec<PointerChange>,
+    pub(super) dangers: Vec<Danger>,
+}
+
+impl Work {
+    /// Must threads be held? One pointer alone is switched by one store.
+    pub(super) fn needs_hold(&self) -> bool {
+        !self.code.is_empty() || self.pointers.len() > 1
+    }
+}
+
+impl Site {
+    /// A new site; `places` are those that `plan` was encoded for.
+    pub(super) fn new(target: Arc<Target>, plan: SitePlan, places: &arch::Places, slot: &'static AtomicU64) -> Self {
+        let (now, form) = (plan.original.clone(), plan.form);
+        let (trampoline, island) = (places.trampoline, places.island);
+        Self { target, hold: None, plan, trampoline, island, slot, now, form, layers: Vec::new() }
+    }
+
+    pub(super) fn is_on(&self) -> bool {
+        !self.layers.is_empty()
+    }
+
+    /// Can it serve `target` again?
+    pub(super) fn serves(&self, target: &Target) -> bool {
+        self.target.address == target.address && self.target.bytes == target.bytes
+    }
+
+    /// Do its overwritten bytes overlap `start..start + len`?
+    pub(super) fn touches(&self, start: u64, len: u64) -> bool {
+        start < self.plan.site + self.now.len() as u64 && self.plan.site < start + len
+    }
+
+    /// Address and content of the overwritten bytes as they should be now.
+    pub(super) fn bytes_now(&self) -> (u64, &[u8]) {
+        (self.plan.site, &self.now)
+    }
+
+    /// What the original of the layer at `place` is: what was below it, or the trampoline.
+    fn below(&self, place: usize) -> u64 {
+        let below = place.checked_sub(1).and_then(|place| self.layers.get(place));
+        below.map_or(self.trampoline, |layer| layer.replacement)
+    }
+
+    /// The original of a layer that is put on top.
+    pub(super) fn original_of_next(&self) -> u64 {
+        self.below(self.layers.len())
+    }
+
+    /// Notes in `work` what puts `replacement` on top, and answers the form that the site then has.
+    pub(super) fn put_on(&self, set: InstructionSet, replacement: u64, work: &mut Work) -> Result<Form, Error> {
+        if self.is_on() && self.form != Form::Direct {
+            work.pointers.push(PointerChange { cell: self.slot.as_ptr() as u64, value: replacement });
+            return Ok(self.form);
+        }
+        let form = match self.plan.form {
+            Form::Slot => Form::Slot,
+            _ if arch::entry_jump(set, Form::Direct, self.plan.site, replacement).is_ok() => Form::Direct,
+            _ => Form::Island,
+        };
+        let new = self.entry_jump(set, form, replacement)?;
+        work.pointers.push(PointerChange { cell: self.slot.as_ptr() as u64, value: replacement });
+        work.code.push(CodeChange { address: self.plan.site, old: self.now.clone(), new });
+        // A site that is on is one jump: nobody can stand inside it.
+        if !self.is_on() {
+            work.dangers.push(self.danger());
+        }
+        Ok(form)
+    }
+
+    /// Notes in `work` what takes the layer of `entry` off, and answers the form that the site then has.
+    pub(super) fn take_off(&self, set: InstructionSet, entry: u64, work: &mut Work) -> Result<Form, Error> {
+        let Some(place) = self.layers.iter().position(|layer| layer.entry == entry) else { return Ok(self.form) };
+        if let Some(above) = self.layers.get(place + 1) {
+            if let Some(cell) = above.original.get() {
+                work.pointers.push(PointerChange { cell: cell.as_ptr() as u64, value: self.below(place) });
+            }
+            return Ok(self.form);
+        }
+        let Some(below) = place.checked_sub(1).and_then(|below| self.layers.get(below)) else {
+            let (old, new) = (self.now.clone(), self.plan.original.clone());
+            work.code.push(CodeChange { address: self.plan.site, old, new });
+            return Ok(self.plan.form);
+        };
+        work.pointers.push(PointerChange { cell: self.slot.as_ptr() as u64, value: below.replacement });
+        if self.form == Form::Direct {
+            let form = match arch::entry_jump(set, Form::Direct, self.plan.site, below.replacement) {
+                Ok(_) => Form::Direct,
+                Err(_) => Form::Island,
+            };
+            let new = self.entry_jump(set, form, below.replacement)?;
+            work.code.push(CodeChange { address: self.plan.site, old: self.now.clone(), new });
+            return Ok(form);
+        }
+        Ok(self.form)
+    }
+
+    /// After a commit: the layer is on, in this form.
+    pub(super) fn is_put_on(&mut self, set: InstructionSet, layer: Layer, form: Form, hold: &Arc<ModuleHold>) {
+        if let Ok(now) = self.entry_jump(set, form, layer.replacement) {
+            self.now = now;
+        }
+        self.form = form;
+        self.hold = Some(Arc::clone(hold));
+        self.layers.push(layer);
+    }
+
+    /// After a commit: the layer of `entry` is off. What kept the module loaded is handed out when
+    /// nothing is on any more, to be dropped where no lock is held.
+    pub(super) fn is_taken_off(&mut self, set: InstructionSet, entry: u64, form: Form) -> Option<Arc<ModuleHold>> {
+        self.layers.retain(|layer| layer.entry != entry);
+        self.form = form;
+        let now = match self.layers.last().map(|layer| layer.replacement) {
+            Some(replacement) => self.entry_jump(set, form, replacement).ok(),
+            None => Some(self.plan.original.clone()),
+        };
+        self.now = now.unwrap_or_default();
+        if self.is_on() { None } else { self.hold.take() }
+    }
+
+    fn entry_jump(&self, set: InstructionSet, form: Form, replacement: u64) -> Result<Vec<u8>, Error> {
+        let to = match form {
+            Form::Slot => self.slot.as_ptr() as u64,
+            Form::Island => self.island,
+            _ => replacement,
+        };
+        arch::entry_jump(set, form, self.plan.site, to).map_err(|refusal| Error::Refused {
+            target: self.target.name.clone(),
+            address: self.target.address,
+            refusal,
+        })
+    }
+
+    /// Where a thread must not stand while the first layer is put on.
+    fn danger(&self) -> Danger {
+        let (site, len) = (self.plan.site, self.plan.original.len() as u64);
+        let first = if self.plan.pc_map.inside(site) { site } else { site + 1 };
+        let moves = self.plan.pc_map.entries().iter().copied();
+        Danger { range: first..site + len, moves: moves.filter(|(old, _)| *old >= first && *old < site + len).collect() }
+    }
+}
