@@ -29,13 +29,14 @@ pub(crate) fn reached(stage: Stage) {
 #[cfg(feature = "fault-injection")]
 mod armed {
     use super::Stage;
-    use std::sync::atomic::{AtomicI32, AtomicI64, AtomicPtr, AtomicU32, Ordering::SeqCst};
+    use std::sync::atomic::{AtomicBool, AtomicI32, AtomicI64, AtomicPtr, AtomicU32, Ordering::SeqCst};
 
     static NUMBER: AtomicI64 = AtomicI64::new(-1);
     static ERRNO: AtomicI32 = AtomicI32::new(0);
     static SKIP: AtomicU32 = AtomicU32::new(0);
     static TIMES: AtomicU32 = AtomicU32::new(0);
     static OBSERVER: AtomicPtr<()> = AtomicPtr::new(std::ptr::null_mut());
+    static SEPARATE: AtomicBool = AtomicBool::new(false);
     static WITNESS: AtomicPtr<()> = AtomicPtr::new(std::ptr::null_mut());
 
     /// Makes system call `number` fail with `errno`: `skip` calls of it still work, the next `times` fail.
@@ -63,6 +64,15 @@ mod armed {
     /// The page is not executable then: the witness must not lie in it, nor anything that it calls.
     pub fn witness(witness: Option<extern "C" fn()>) {
         WITNESS.store(witness.map_or(std::ptr::null_mut(), |f| f as *mut ()), SeqCst);
+    }
+
+    /// Has commits prepared from now on change each page by itself, also where pages lie near each other.
+    pub fn separate_pages(separate: bool) {
+        SEPARATE.store(separate, SeqCst);
+    }
+
+    pub(crate) fn pages_are_separate() -> bool {
+        SEPARATE.load(SeqCst)
     }
 
     pub(crate) fn current_witness() -> Option<usize> {

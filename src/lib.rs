@@ -65,3 +65,19 @@ pub use patch::Patch;
 pub use plan::{Check, CheckedFunction};
 
 pub(crate) use midflight_arch as arch;
+
+/// Tells a patch library that links the engine by mistake from one that does not: it would have a second
+/// registry.
+#[used]
+#[unsafe(link_section = "midflight_engine")]
+static ENGINE: [u8; 5] = *b"0.1.0";
+
+/// For the fuzzer.
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing {
+    /// Reads any bytes as a patch file.
+    pub fn parse_patch(file: &[u8]) {
+        let _ = crate::manifest::parse(file, crate::transaction::MACHINE);
+    }
+}

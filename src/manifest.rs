@@ -244,6 +244,10 @@ impl<'f> Reader<'f> {
         if text.contains('\0') {
             return Err(bad_text("contains a NUL byte"));
         }
+        // It will be shown on terminals.
+        if text.contains(char::is_control) {
+            return Err(bad_text("contains a control character"));
+        }
         Ok((Some(Record { kind, text, offset, address: self.address + at as u64 }), size))
     }
 
@@ -322,7 +326,7 @@ impl<'f> Reader<'f> {
 
 fn elsewhere(pointer: &Pointer) -> String {
     match pointer {
-        Pointer::Undefined(name) => format!("`{name}` is not defined in it"),
+        Pointer::Undefined(name) => format!("`{}` is not defined in it", name.escape_debug()),
         Pointer::Unsupported(kind) => {
             format!("its address is only known when the library is loaded (an IFUNC, or relocation {kind})")
         }

@@ -13,7 +13,7 @@
 //! | 12 | `u32` | length of the text |
 //! | 16 | pointer | A: the replacement, or null |
 //! | 24 | pointer | B: the original's slot, or null |
-//! | 32 | text | UTF-8 with no NUL, zeros up to the record's end |
+//! | 32 | text | UTF-8 without control characters, zeros up to the record's end |
 //!
 //! The pointers are read from the file's relocations. The slot is one pointer-sized atomic cell in writable
 //! memory of the library; the engine stores the callable original there before the first byte of the program
@@ -123,7 +123,7 @@ impl<const TEXT: usize> Record<TEXT> {
     /// The record that names the patch.
     ///
     /// # Panics
-    /// If `name` is empty, has a NUL byte, or is not of the length that `TEXT` was made for.
+    /// If `name` is empty, has control characters, or is not of the length that `TEXT` was made for.
     pub const fn name(name: &str) -> Self {
         Self::new(KIND_NAME, name, ptr::null(), ptr::null())
     }
@@ -131,7 +131,7 @@ impl<const TEXT: usize> Record<TEXT> {
     /// A record that replaces `target`; `original` may be null.
     ///
     /// # Panics
-    /// If `target` is empty, has a NUL byte, or is not of the length that `TEXT` was made for.
+    /// If `target` is empty, has control characters, or is not of the length that `TEXT` was made for.
     pub const fn replace(target: &str, replacement: *const (), original: *const AtomicPtr<()>) -> Self {
         Self::new(KIND_REPLACE, target, replacement, original)
     }
@@ -144,7 +144,10 @@ impl<const TEXT: usize> Record<TEXT> {
         let mut padded = [0; TEXT];
         let mut at = 0;
         while at < bytes.len() {
-            assert!(bytes[at] != 0, "the name of a patch or of a target must not contain a NUL byte");
+            assert!(
+                bytes[at] >= b' ' && bytes[at] != 0x7f,
+                "the name of a patch or of a target must not contain control characters"
+            );
             padded[at] = bytes[at];
             at += 1;
         }
@@ -201,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "NUL byte")]
+    #[should_panic(expected = "control characters")]
     fn a_name_with_a_nul_is_refused() {
         Record::<8>::name("a\0b");
     }

@@ -86,7 +86,8 @@ macro_rules! __patch_items {
         compile_error!("patch! takes one name, and this is the second");
     };
 
-    ($name:tt $target:literal => $f:path as $pointer:ty, original = $ov:vis $original:ident $(, $($rest:tt)*)?) => {
+    ($name:tt $target:literal => $f:path as $pointer:ty, original = $ov:vis $original:ident
+        $(, $($rest:tt)*)?) => {
         $crate::__patch_record! { replace($target, $f, $pointer) original($ov $original) }
         $crate::__patch_items! { $name $($($rest)*)? }
     };
@@ -125,7 +126,8 @@ macro_rules! __patch_items {
     ($name:tt $(#[$($attr:tt)*])+ $v:vis unsafe extern $($abi:literal)? fn $f:ident
         $(<$($lt:lifetime),* $(,)?>)? ($($args:tt)*) $(-> $ret:ty)? $body:block $($rest:tt)*) => {
         $crate::__patch_function! {
-            @find [] [$([$($attr)*])+] {($v) [unsafe extern $($abi)?] $f [$($($lt)*)?] ($($args)*) [$($ret)?] $body}
+            @find [] [$([$($attr)*])+]
+                {($v) [unsafe extern $($abi)?] $f [$($($lt)*)?] ($($args)*) [$($ret)?] $body}
         }
         $crate::__patch_items! { $name $($rest)* }
     };
@@ -133,13 +135,15 @@ macro_rules! __patch_items {
     ($name:tt #[$($attr:tt)*] $($rest:tt)*) => {
         compile_error!(concat!(
             "patch! cannot read the function that follows `#[", stringify!($($attr)*), "]`. It takes `fn`, ",
-            "`unsafe fn`, `extern \"C\" fn` and `unsafe extern \"C\" fn`, with no other generics than lifetimes, ",
-            "no `where`, no `async`, no `const`, and with a body",
+            "`unsafe fn`, `extern \"C\" fn` and `unsafe extern \"C\" fn`, with no other generics than ",
+            "lifetimes, no `where`, no `async`, no `const`, and with a body",
         ));
     };
     ($name:tt $v:vis fn $f:ident $($rest:tt)*) => { $crate::__patch_items! { @bare $f } };
     ($name:tt $v:vis unsafe fn $f:ident $($rest:tt)*) => { $crate::__patch_items! { @bare $f } };
-    ($name:tt $v:vis extern $($abi:literal)? fn $f:ident $($rest:tt)*) => { $crate::__patch_items! { @bare $f } };
+    ($name:tt $v:vis extern $($abi:literal)? fn $f:ident $($rest:tt)*) => {
+        $crate::__patch_items! { @bare $f }
+    };
     ($name:tt $v:vis unsafe extern $($abi:literal)? fn $f:ident $($rest:tt)*) => {
         $crate::__patch_items! { @bare $f }
     };
@@ -151,8 +155,8 @@ macro_rules! __patch_items {
     };
     ($name:tt $other:tt $($rest:tt)*) => {
         compile_error!(concat!(
-            "patch! does not understand `", stringify!($other), "`. It takes `name: \"...\",`, functions with ",
-            "`#[replaces(\"target\")]`, and `\"target\" => path as fn(A) -> R,`",
+            "patch! does not understand `", stringify!($other), "`. It takes `name: \"...\",`, functions ",
+            "with `#[replaces(\"target\")]`, and `\"target\" => path as fn(A) -> R,`",
         ));
     };
 }
@@ -178,7 +182,9 @@ macro_rules! __patch_function {
     (@find [$($seen:tt)*] [$attr:tt $($more:tt)*] $function:tt) => {
         $crate::__patch_function! { @find [$($seen)* $attr] [$($more)*] $function }
     };
-    (@find $seen:tt [] {$v:tt $quals:tt $f:ident $($function:tt)*}) => { $crate::__patch_items! { @bare $f } };
+    (@find $seen:tt [] {$v:tt $quals:tt $f:ident $($function:tt)*}) => {
+        $crate::__patch_items! { @bare $f }
+    };
 
     (@take {$v:tt $quals:tt $f:ident $lts:tt $args:tt $ret:tt $body:block} $attrs:tt $spec:tt) => {
         $crate::__patch_function! { @types $args [] {$v $quals $f $lts $args $ret $body} $attrs $spec }
@@ -197,12 +203,14 @@ macro_rules! __patch_function {
     (@types ($($args:tt)*) $($carried:tt)*) => {
         compile_error!(concat!(
             "patch! cannot read the arguments from `", stringify!($($args)*), "` on: each should be ",
-            "`name: Type` or `mut name: Type`; a method is named as `\"target\" => Type::method as fn(&Type)`",
+            "`name: Type` or `mut name: Type`; a method is named as ",
+            "`\"target\" => Type::method as fn(&Type)`",
         ));
     };
 
     // The one place where a replacement is defined.
-    (@define [$($types:tt)*] {($v:vis) [$($quals:tt)*] $f:ident [$($lt:lifetime)*] ($($args:tt)*) [$($ret:ty)?] $body:block}
+    (@define [$($types:tt)*]
+        {($v:vis) [$($quals:tt)*] $f:ident [$($lt:lifetime)*] ($($args:tt)*) [$($ret:ty)?] $body:block}
         [$([$($attr:tt)*])*] [$target:literal $($original:tt)*]) => {
         $(#[$($attr)*])*
         $v $($quals)* fn $f<$($lt),*>($($args)*) $(-> $ret)? $body

@@ -48,7 +48,7 @@ pub trait FnPointer: Copy + fmt::Pointer + Send + Sync + 'static {
 impl<F: Copy + fmt::Pointer + Send + Sync + 'static> FnPointer for F {
     #[inline]
     fn address(pointer: Self) -> *const () {
-        const { assert!(size_of::<F>() == size_of::<*const ()>(), "only thin function pointers can be replaced") };
+        const { assert!(size_of::<F>() == size_of::<*const ()>(), "not a thin function pointer") };
         // SAFETY: both are one pointer wide, as just checked. The bound leaves function pointers, references,
         // and the like, whose bytes are an initialized address, which every raw pointer may hold.
         unsafe { transmute_copy(&pointer) }
@@ -56,7 +56,7 @@ impl<F: Copy + fmt::Pointer + Send + Sync + 'static> FnPointer for F {
 
     #[inline]
     unsafe fn from_address(address: *const ()) -> F {
-        const { assert!(size_of::<F>() == size_of::<*const ()>(), "only thin function pointers can be replaced") };
+        const { assert!(size_of::<F>() == size_of::<*const ()>(), "not a thin function pointer") };
         // SAFETY: both are one pointer wide, as just checked; the caller promises that a function of type `F`
         // is at the address, which also means that it is not null.
         unsafe { transmute_copy(&address) }

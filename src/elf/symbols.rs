@@ -51,8 +51,6 @@ pub(crate) struct Symbol<'t> {
     pub(crate) binding: Binding,
     /// Whether it has a value in this file.
     pub(crate) defined: bool,
-    /// Index of its section as it stands in the entry, special ones included.
-    pub(crate) section: u16,
 }
 
 impl<'t> Symbol<'t> {
@@ -84,7 +82,6 @@ impl<'t> Symbol<'t> {
                 _ => Binding::Other,
             },
             defined: section != SHN_UNDEF as u16,
-            section,
         }
     }
 

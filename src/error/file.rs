@@ -14,7 +14,8 @@ pub enum PatchFault {
 
     /// The file ends too early.
     #[error(
-        "it is truncated: {what} should be at offset {offset:#x}, {len:#x} bytes long; copy or build the file again"
+        "it is truncated: {what} should be at offset {offset:#x}, {len:#x} bytes long; copy or build \
+         the file again"
     )]
     Truncated {
         /// What should be there.
@@ -46,7 +47,8 @@ pub enum PatchFault {
 
     /// The file is an object file, an executable, a core dump or the like.
     #[error(
-        "it is not a shared library but {found}: build it with `crate-type = [\"cdylib\"]` or `cc -shared -fPIC`"
+        "it is not a shared library but {found}: build it with `crate-type = [\"cdylib\"]` or \
+         `cc -shared -fPIC`"
     )]
     NotShared {
         /// What it is.
@@ -64,7 +66,8 @@ pub enum PatchFault {
 
     /// A part of the ELF file should be at an address where the file has nothing.
     #[error(
-        "{what} should be at address {address:#x}, {len:#x} bytes long, where the file has none: build it again"
+        "{what} should be at address {address:#x}, {len:#x} bytes long, where the file has none: build \
+         it again"
     )]
     Unmapped {
         /// The part.
@@ -93,8 +96,8 @@ pub enum PatchFault {
 
     /// The library has a midflight of its own.
     #[error(
-        "it contains the engine (section `midflight_engine`), and there can be only one in a process: a patch \
-         library may depend on midflight-patch, not on midflight"
+        "it contains the engine (section `midflight_engine`), and there can be only one in a process: a \
+         patch library may depend on midflight-patch, not on midflight"
     )]
     ContainsEngine,
 
@@ -165,7 +168,8 @@ pub enum PatchFault {
 
     /// Two records replace one target.
     #[error(
-        "`{target}` is replaced twice, by the records at offsets {first:#x} and {second:#x}: leave one of them"
+        "`{target}` is replaced twice, by the records at offsets {first:#x} and {second:#x}: leave one \
+         of them"
     )]
     TwoForOneTarget {
         /// The target's name.
@@ -191,8 +195,8 @@ pub enum PatchFault {
 
     /// The original of a target cannot be handed over.
     #[error(
-        "the original of `{target}` (record at offset {offset:#x}) cannot be stored: {reason}; declare it with \
-         `original = NAME`, or in C as a variable that is not const"
+        "the original of `{target}` (record at offset {offset:#x}) cannot be stored: {reason}; declare it \
+         with `original = NAME`, or in C as a variable that is not const"
     )]
     BadOriginal {
         /// The target's name.

@@ -153,8 +153,7 @@ fn malformed_records() {
     assert!(bad(&[record(1, b"n", [0, CELL_1])], 0).contains("pointers"));
 
     let mut section = [name(), replace("f", CODE, 0), name()].concat();
-    section.truncate(section.len() - 16);
-    section.truncate(section.len() - 8);
+    section.truncate(section.len() - 24);
     let file = Forge::new(section).build();
     let reason = "the section ends within the record";
     let offset = FIRST + second + replace("f", CODE, 0).len() as u64;
@@ -178,6 +177,7 @@ fn texts() {
     };
     assert_eq!(reason(b""), "is empty");
     assert_eq!(reason(b"a\0b"), "contains a NUL byte");
+    assert_eq!(reason(b"a\x1b[2J"), "contains a control character");
     assert_eq!(reason(b"\xc3("), "is not UTF-8");
     let mut long = name();
     long[12] = 9;
@@ -420,7 +420,8 @@ fn change(file: &'static [u8]) -> impl Strategy<Value = Change> {
             // Fields are aligned, so most values should be.
             Change::Put(if value & 2 == 0 { at & !(len - 1) } else { at }, value, len)
         }),
-        2 => (anywhere(), anywhere(), 1..256_usize).prop_map(|(from, to, len)| Change::Copy { from, to, len }),
+        2 => (anywhere(), anywhere(), 1..256_usize)
+            .prop_map(|(from, to, len)| Change::Copy { from, to, len }),
         1 => (anywhere(), 1..64_usize).prop_map(|(at, len)| Change::Remove(at, len)),
     ]
 }
@@ -475,7 +476,10 @@ proptest! {
     }
 
     #[test]
-    fn changed_and_cut_libraries_do_no_harm((file, changes) in any_real(), at in any::<prop::sample::Index>()) {
+    fn changed_and_cut_libraries_do_no_harm(
+        (file, changes) in any_real(),
+        at in any::<prop::sample::Index>(),
+    ) {
         let mut file = changed(file, &changes);
         file.truncate(at.index(file.len() + 1));
         check(&file);

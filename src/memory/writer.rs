@@ -209,6 +209,10 @@ fn may_join(before: &Range<u64>, start: u64, mappings: &[(u64, u64)]) -> bool {
     if start < before.end {
         return true;
     }
+    #[cfg(feature = "fault-injection")]
+    if crate::fault::pages_are_separate() {
+        return false;
+    }
     let between = before.end..start;
     let one_mapping = mappings.iter().any(|(first, end)| before.start >= *first && start < *end);
     let ours = crate::held::pages().iter().any(|page| between.contains(page));

@@ -73,6 +73,21 @@ impl ModuleImage {
         self.image.is_executable(address)
     }
 
+    /// The file's address of what is called `raw` without being a function, and what it is.
+    pub(crate) fn other_named(&self, raw: &[u8]) -> Option<(u64, &'static str)> {
+        [SymbolTable::Full, SymbolTable::Dynamic].into_iter().find_map(|table| {
+            let symbols = self.image.symbols(&self.file, table).ok()??;
+            let found = symbols.iter().find(|symbol| symbol.defined && symbol.is_named(raw))?;
+            let what = match found.kind {
+                SymbolKind::Object => "a variable or constant",
+                SymbolKind::Tls => "a thread-local variable",
+                SymbolKind::Function | SymbolKind::Ifunc | SymbolKind::File => return None,
+                SymbolKind::Other => "a label without a type",
+            };
+            Some((found.value, what))
+        })
+    }
+
     fn collect(&mut self, table: SymbolTable) -> Result<(), Fault> {
         let Some(symbols) = self.image.symbols(&self.file, table)? else { return Ok(()) };
         for symbol in symbols.iter() {

@@ -74,7 +74,7 @@ impl Resolver {
                 several => return Err(ambiguous(name, module, image, several)),
             }
         }
-        Err(Error::NotFound { target: name.to_owned(), nearest: self.nearest(wanted.symbol, &searched) })
+        Err(self.not_found(name, wanted.symbol, &searched))
     }
 
     /// The function that begins at `address`.
@@ -152,12 +152,17 @@ impl Resolver {
         Ok(HeldTarget { target: Arc::new(target), hold })
     }
 
-    fn nearest(&self, wanted: &str, searched: &[(&Module, &OnceCell<ModuleImage>)]) -> Vec<String> {
-        let images = searched.iter().filter_map(|(_, image)| image.get());
-        let names = images.flat_map(|image| {
+    fn not_found(&self, name: &str, wanted: &str, searched: &[(&Module, &OnceCell<ModuleImage>)]) -> Error {
+        let images = || searched.iter().filter_map(|(module, image)| Some((*module, image.get()?)));
+        let others = images().filter_map(|(module, image)| Some((module, image.other_named(wanted.as_bytes())?)));
+        if let Some((module, (value, what))) = others.into_iter().next() {
+            let (target, address) = (name.to_owned(), module.bias.wrapping_add(value));
+            return Error::NotAFunction { target, address, found: what.to_owned() };
+        }
+        let names = images().flat_map(|(_, image)| {
             image.functions().iter().map(|function| readable(image.name(function)))
         });
-        nearest(wanted, names)
+        Error::NotFound { target: name.to_owned(), nearest: nearest(wanted, names) }
     }
 }
 

@@ -1,0 +1,184 @@
+//! Bad input gets a clear error and changes nothing. (Damaged manifests of every kind: `src/manifest/tests.rs`.)
+
+use crate::support::fixtures::{self, Folder};
+use crate::support::patient;
+use crate::target;
+use midflight::{Error, Patch, PatchFault, Refusal, Transaction, replace};
+use std::path::Path;
+
+target! {
+    fn live_bad_input(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
+    fn live_too_short(u64) -> u64 { "mov eax, edi", "ret" }
+    fn live_calls_first(u64) -> u64 { "call live_too_short", "nop", "ret" }
+    fn live_loops_to_its_entry(u64) -> u64 { "dec rdi", "mov rax, rdi", "jnz live_loops_to_its_entry", "ret" }
+    fn live_breakpoint(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
+}
+
+#[unsafe(no_mangle)]
+static LIVE_NOT_A_FUNCTION: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+
+const GOOD: &str = r#"
+    static unsigned long zero(unsigned long value) { return value * 0; }
+    MIDFLIGHT_PATCH("bad-input");
+    MIDFLIGHT_REPLACE("live_bad_input", zero);
+"#;
+
+extern "C" fn zero(_: u64) -> u64 {
+    0
+}
+
+fn open(path: &Path) -> Error {
+    Patch::open(path).map(drop).unwrap_err()
+}
+
+fn fault_of(path: &Path) -> PatchFault {
+    match open(path) {
+        Error::BadPatch { fault, path: told } => {
+            assert_eq!(told, path);
+            fault
+        }
+        error => panic!("{error}"),
+    }
+}
+
+/// A good patch library, with `change` made to its bytes.
+fn damaged(folder: &Folder, change: impl FnOnce(&mut Vec<u8>)) -> std::path::PathBuf {
+    let mut bytes = std::fs::read(fixtures::patch(folder, "libgood.so", GOOD)).unwrap();
+    change(&mut bytes);
+    std::fs::write(folder.path("damaged.so"), bytes).unwrap();
+    folder.path("damaged.so")
+}
+
+/// Where the last record begins.
+fn record(bytes: &[u8]) -> usize {
+    bytes.windows(4).rposition(|four| four == b"MFLT").unwrap()
+}
+
+#[test]
+fn no_such_file_and_no_file_at_all() {
+    let folder = Folder::new();
+    let error = open(&folder.path("nowhere.so"));
+    assert!(matches!(&error, Error::ReadPatch { .. }) && error.to_string().contains("nowhere.so"), "{error}");
+    assert!(matches!(open(&folder.path("")), Error::ReadPatch { .. }));
+    assert!(matches!(open(Path::new("/dev/zero")), Error::ReadPatch { .. }));
+}
+
+#[test]
+fn files_that_are_no_patch_library() {
+    let folder = Folder::new();
+    std::fs::write(folder.path("text"), "not an ELF file").unwrap();
+    assert_eq!(fault_of(&folder.path("text")), PatchFault::NotElf);
+    assert_eq!(fault_of(&folder.library("libplain.so", "int plain;")), PatchFault::NoManifest);
+    let other = damaged(&folder, |bytes| bytes[18..20].copy_from_slice(&243u16.to_le_bytes()));
+    assert!(matches!(fault_of(&other), PatchFault::WrongMachine { found, .. } if found == "RISC-V"));
+    assert!(matches!(fault_of(&damaged(&folder, |bytes| bytes[4] = 1)), PatchFault::WrongClass));
+    assert!(matches!(fault_of(&damaged(&folder, |bytes| bytes.truncate(bytes.len() / 2))), PatchFault::Truncated { .. }));
+}
+
+#[test]
+fn records_that_are_damaged() {
+    let folder = Folder::new();
+    let unknown = damaged(&folder, |bytes| {
+        let record = record(bytes);
+        bytes[record + 4] = 9;
+    });
+    assert!(matches!(fault_of(&unknown), PatchFault::UnknownVersion { .. }));
+    let outside = damaged(&folder, |bytes| {
+        let record = record(bytes);
+        bytes[record + 12..record + 16].copy_from_slice(&u32::MAX.to_le_bytes());
+    });
+    assert!(matches!(fault_of(&outside), PatchFault::BadText { .. } | PatchFault::BadRecord { .. }));
+    let twice = format!("{GOOD} MIDFLIGHT_REPLACE(\"live_bad_input\", zero);");
+    let twice = fixtures::patch(&folder, "libtwice.so", &twice);
+    assert!(matches!(fault_of(&twice), PatchFault::TwoForOneTarget { .. }));
+    let data = "static unsigned long data; MIDFLIGHT_PATCH(\"data\"); MIDFLIGHT_RECORD_(2, \"live_bad_input\", (void (*)(void))&data, 0);";
+    assert!(matches!(fault_of(&fixtures::patch(&folder, "libdata.so", data)), PatchFault::NotCode { .. }));
+}
+
+#[test]
+fn an_engine_in_a_patch_library() {
+    let folder = Folder::new();
+    let engine = format!("__attribute__((section(\"midflight_engine\"), used)) static char engine[] = \"0\"; {GOOD}");
+    assert_eq!(fault_of(&fixtures::patch(&folder, "libengine.so", &engine)), PatchFault::ContainsEngine);
+    // And this program has the mark by which it is told.
+    let exe = std::fs::read(std::env::current_exe().unwrap()).unwrap();
+    assert!(exe.windows(17).any(|name| name == b"midflight_engine\0"));
+}
+
+fn commit(target: impl Into<midflight::Target>, replacement: *const ()) -> Error {
+    let mut change = Transaction::new();
+    change.replace(target, replacement);
+    // SAFETY: refused.
+    unsafe { change.commit(&patient()) }.map(drop).unwrap_err()
+}
+
+#[test]
+fn targets_that_are_no_functions() {
+    let error = commit("LIVE_NOT_A_FUNCTION", zero as *const ());
+    assert!(matches!(&error, Error::NotAFunction { found, .. } if found.contains("variable")), "{error}");
+    let inside = (live_bad_input as *const () as usize + 1) as *const ();
+    let error = commit(inside, zero as *const ());
+    assert!(matches!(&error, Error::NotAFunction { found, .. } if found == "the inside of live_bad_input"), "{error}");
+    let error = commit(std::ptr::null::<()>(), zero as *const ());
+    assert!(matches!(&error, Error::NotAFunction { found, .. } if found.contains("no loaded module")), "{error}");
+    let error = commit((&raw const LIVE_NOT_A_FUNCTION).cast::<()>(), zero as *const ());
+    assert!(matches!(&error, Error::NotAFunction { .. }), "{error}");
+}
+
+#[test]
+fn replacements_that_are_no_code() {
+    let local = 5u64;
+    for address in [std::ptr::null(), (&raw const local).cast::<()>(), live_bad_input as *const ()] {
+        let error = commit("live_bad_input", address);
+        assert!(matches!(&error, Error::ReplacementNotCode { .. }), "{error}");
+    }
+    static TEXT: &str = "references are thin pointers too, but what they point to is no code";
+    // SAFETY: refused.
+    let error = unsafe { replace(&TEXT, &TEXT) }.map(drop).unwrap_err();
+    assert!(matches!(&error, Error::NotAFunction { .. }), "{error}");
+    assert_eq!(live_bad_input(1), 2);
+}
+
+#[test]
+fn functions_that_cannot_be_patched_say_why() {
+    let refusal = |target: &str| match commit(target, zero as *const ()) {
+        Error::Refused { refusal, target: told, .. } => {
+            assert_eq!(told, target);
+            refusal
+        }
+        error => panic!("{error}"),
+    };
+    assert!(matches!(refusal("live_too_short"), Refusal::TooShort { .. }));
+    let calls = refusal("live_calls_first");
+    assert!(matches!(&calls, Refusal::Call { .. }) && calls.to_string().contains("call"), "{calls}");
+    assert!(matches!(refusal("live_loops_to_its_entry"), Refusal::LoopsToEntry { .. }));
+    assert_eq!(live_too_short(7), 7);
+}
+
+#[test]
+fn a_target_that_somebody_else_has_changed() {
+    let page = live_breakpoint as *const () as usize;
+    let write = |byte: u8| {
+        use std::os::unix::fs::FileExt;
+        let memory = std::fs::File::options().write(true).open("/proc/self/mem").unwrap();
+        memory.write_all_at(&[byte], page as u64).unwrap();
+    };
+    write(0xcc);
+    let error = commit("live_breakpoint", zero as *const ());
+    let Error::EntryModified { address, expected, found, .. } = &error else { panic!("{error}") };
+    assert_eq!((*address, expected[0], found[0]), (page as u64, 0x48, 0xcc));
+    write(0x48);
+    assert_eq!(live_breakpoint(1), 2);
+}
+
+#[test]
+fn several_problems_are_told_at_once() {
+    let mut change = Transaction::new();
+    change.replace("live_too_short", zero as *const ());
+    change.replace("live_calls_first", zero as *const ());
+    let error = change.check().unwrap_err();
+    assert!(matches!(&error, Error::Several { errors } if errors.len() == 2), "{error}");
+    assert!(matches!(Transaction::new().check(), Ok(check) if check.functions.is_empty()));
+    // SAFETY: refused.
+    assert!(matches!(unsafe { Transaction::new().commit(&patient()) }, Err(Error::Empty)));
+}

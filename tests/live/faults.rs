@@ -1,0 +1,185 @@
+//! Each system call of the commit path fails in turn: the error says which step, nothing has changed, every
+//! thread runs, and the next try works.
+
+use crate::support::{bytes_at, child, patient, watchdog};
+use crate::target;
+use midflight::{Applied, Error, Options, Transaction, fault};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
+use std::time::Duration;
+
+target! {
+    fn live_faults_one(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
+    fn live_faults_two(u64) -> u64 { "lea rax, [rdi + 2]", "nop", "nop", "ret" }
+}
+
+extern "C" fn a_thousand(value: u64) -> u64 {
+    value + 1000
+}
+
+fn commit(options: &Options) -> Result<Applied, Error> {
+    let mut change = Transaction::new();
+    change.replace("live_faults_one", a_thousand as *const ());
+    change.replace("live_faults_two", a_thousand as *const ());
+    // SAFETY: same types.
+    unsafe { change.commit(options) }
+}
+
+/// Both targets' code, and the protections of the whole process's executable memory.
+fn state() -> (Vec<u8>, Vec<u8>, Vec<String>) {
+    let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+    let code = maps.lines().filter(|line| line.contains("/live-"));
+    let code = code.map(|line| line.split(' ').take(2).collect::<Vec<_>>().join(" ")).collect();
+    // SAFETY: the targets' pages.
+    unsafe {
+        (
+            bytes_at(live_faults_one as *const () as usize, 64),
+            bytes_at(live_faults_two as *const () as usize, 64),
+            code,
+        )
+    }
+}
+
+fn is_about(error: &Error, words: &str) -> bool {
+    matches!(error, Error::Kernel { step, .. } if step.contains(words))
+}
+
+/// Three threads run all the while; each must go on after every fault.
+fn beside_runners(test: impl FnOnce(&dyn Fn())) {
+    static CALLS: [AtomicU64; 3] = [const { AtomicU64::new(0) }; 3];
+    static DONE: AtomicBool = AtomicBool::new(false);
+    let _watchdog = watchdog::start(Duration::from_secs(200));
+    std::thread::scope(|scope| {
+        for calls in &CALLS {
+            scope.spawn(|| {
+                while !DONE.load(SeqCst) {
+                    assert!([2, 1001].contains(&live_faults_one(1)));
+                    calls.fetch_add(1, SeqCst);
+                }
+            });
+        }
+        test(&|| {
+            for calls in &CALLS {
+                let before = calls.load(SeqCst);
+                while calls.load(SeqCst) == before {
+                    std::thread::yield_now();
+                }
+            }
+        });
+        DONE.store(true, SeqCst);
+    });
+}
+
+#[test]
+fn each_step_that_fails_is_named_and_undone() {
+    child::run("faults::each_step_that_fails_is_named_and_undone", || {
+        beside_runners(|all_run| {
+            // Sites exist after the first time; then only the commit itself is left to fail.
+            let first = [
+                (libc::SYS_mmap, libc::ENOMEM, "map near memory"),
+                (libc::SYS_mprotect, libc::EACCES, "make trampolines executable"),
+            ];
+            let always = [
+                (libc::SYS_process_vm_readv, libc::EPERM, "read the target"),
+                (libc::SYS_mprotect, libc::ENOMEM, "make code writable"),
+                (libc::SYS_membarrier, libc::EPERM, "synchronise the cores"),
+                (libc::SYS_openat, libc::EMFILE, "open /proc/self/task"),
+                (libc::SYS_getdents64, libc::ENOMEM, "list the threads"),
+                (libc::SYS_fstat, libc::EIO, "list the threads"),
+                (libc::SYS_lseek, libc::EIO, "list the threads"),
+                (libc::SYS_rt_sigprocmask, libc::EINVAL, "block the signals"),
+                (libc::SYS_rt_tgsigqueueinfo, libc::EPERM, "signal a thread"),
+            ];
+            for (number, (call, errno, words)) in first.into_iter().chain(always).enumerate() {
+                if number == first.len() {
+                    commit(&patient()).unwrap().rollback_with(&patient()).unwrap();
+                }
+                let before = state();
+                fault::fail(call, 0, 1, errno);
+                let error = commit(&patient()).unwrap_err();
+                assert_eq!(fault::heal(), 0, "{words}: the call was made");
+                assert!(is_about(&error, words), "{words}: {error}");
+                assert_eq!(state(), before, "{words}");
+                all_run();
+                assert!(midflight::applied().is_empty());
+            }
+            commit(&patient()).unwrap().rollback_with(&patient()).unwrap();
+        });
+    });
+}
+
+#[test]
+fn the_second_page_that_fails_undoes_the_first() {
+    child::run("faults::the_second_page_that_fails_undoes_the_first", || {
+        beside_runners(|all_run| {
+            // Brought apart, so that each is a step of its own.
+            assert_ne!(live_faults_one as *const () as usize / 4096, live_faults_two as *const () as usize / 4096);
+            commit(&patient()).unwrap().rollback_with(&patient()).unwrap();
+            let before = state();
+            fault::separate_pages(true);
+            fault::fail(libc::SYS_mprotect, 1, 1, libc::ENOMEM);
+            let error = commit(&patient()).unwrap_err();
+            assert_eq!(fault::heal(), 0);
+            assert!(is_about(&error, "make code writable"), "{error}");
+            assert_eq!(state(), before);
+            all_run();
+            let applied = commit(&patient()).unwrap();
+            let on = state();
+            fault::fail(libc::SYS_mprotect, 1, 1, libc::ENOMEM);
+            let error = applied.rollback_with(&patient()).unwrap_err();
+            assert_eq!(fault::heal(), 0);
+            assert!(is_about(&error, "make code writable"), "{error}");
+            assert_eq!(state(), on, "a rollback that fails leaves the patch on as a whole");
+            assert!(applied.is_applied());
+            all_run();
+            applied.rollback_with(&patient()).unwrap();
+            assert_eq!(state().0, before.0);
+        });
+    });
+}
+
+#[test]
+fn a_full_signal_queue_is_waited_for() {
+    child::run("faults::a_full_signal_queue_is_waited_for", || {
+        beside_runners(|all_run| {
+            fault::fail(libc::SYS_rt_tgsigqueueinfo, 1, 2, libc::EAGAIN);
+            let applied = commit(&patient()).unwrap();
+            assert_eq!(fault::heal(), 0);
+            all_run();
+            applied.rollback_with(&patient()).unwrap();
+        });
+    });
+}
+
+#[test]
+fn without_membarrier_threads_synchronise_themselves() {
+    child::run("faults::without_membarrier_threads_synchronise_themselves", || {
+        fault::fail(libc::SYS_membarrier, 0, u32::MAX, libc::ENOSYS);
+        beside_runners(|all_run| {
+            for _ in 0..20 {
+                let applied = commit(&patient()).unwrap();
+                all_run();
+                applied.rollback_with(&patient()).unwrap();
+            }
+        });
+    });
+}
+
+#[test]
+fn near_memory_that_is_taken_meanwhile_is_looked_for_again() {
+    child::run("faults::near_memory_that_is_taken_meanwhile_is_looked_for_again", || {
+        fault::fail(libc::SYS_mmap, 0, 3, libc::EEXIST);
+        commit(&patient()).unwrap().rollback_with(&patient()).unwrap();
+        assert_eq!(fault::heal(), 0);
+    });
+}
+
+#[test]
+fn near_memory_that_is_always_taken_is_an_error() {
+    child::run("faults::near_memory_that_is_always_taken_is_an_error", || {
+        fault::fail(libc::SYS_mmap, 0, u32::MAX, libc::EEXIST);
+        let error = commit(&patient()).unwrap_err();
+        assert!(matches!(error, Error::NoNearMemory { .. }), "{error}");
+        fault::heal();
+        commit(&patient()).unwrap().rollback_with(&patient()).unwrap();
+    });
+}

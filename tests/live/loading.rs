@@ -1,0 +1,73 @@
+//! What the dynamic linker is asked, and what it refuses.
+
+use crate::support::fixtures::{self, Folder};
+use crate::support::{child, patient};
+use crate::target;
+use midflight::{Error, Patch, fault};
+
+target! {
+    fn live_loading(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
+}
+
+const BODY: &str = r#"
+    static unsigned long zero(unsigned long value) { return value * 0; }
+    MIDFLIGHT_PATCH("loading");
+    MIDFLIGHT_REPLACE("live_loading", zero);
+"#;
+
+#[test]
+fn undefined_symbols_are_all_listed_before_anything_is_loaded() {
+    let folder = Folder::new();
+    let source = r#"
+        unsigned long nowhere_one(unsigned long);
+        unsigned long nowhere_two(unsigned long);
+        static unsigned long call(unsigned long value) { return nowhere_one(value) + nowhere_two(value); }
+        MIDFLIGHT_PATCH("undefined");
+        MIDFLIGHT_REPLACE("live_loading", call);
+    "#;
+    let patch = Patch::open(fixtures::patch(&folder, "libundefined.so", source)).unwrap();
+    // SAFETY: refused.
+    for error in [patch.check().map(drop).unwrap_err(), unsafe { patch.apply(&patient()) }.map(drop).unwrap_err()] {
+        let Error::UndefinedSymbols { names, .. } = &error else { panic!("{error}") };
+        assert_eq!(*names, ["nowhere_one", "nowhere_two"]);
+        assert!(error.to_string().contains("libundefined.so needs 2 symbols"), "{error}");
+    }
+    assert_eq!(live_loading(1), 2);
+}
+
+#[test]
+fn what_the_dynamic_linker_refuses() {
+    let folder = Folder::new();
+    // It needs a library that is gone by then.
+    folder.library("libgone.so", "int gone(void) { return 1; }");
+    let arguments = [format!("-L{}", folder.path("").display()), "-lgone".into(), "-Wl,--no-as-needed".into()];
+    let source = format!(
+        "#include <midflight/patch.h>
+         int gone(void);
+         static unsigned long call(unsigned long value) {{ return value + (unsigned long)gone(); }}
+         MIDFLIGHT_PATCH(\"refused\");
+         MIDFLIGHT_REPLACE(\"live_loading\", call);"
+    );
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let path = folder.library_with("librefused.so", &source, &arguments);
+    let patch = Patch::open(path).unwrap();
+    // SAFETY: refused.
+    let error = unsafe { patch.apply(&patient()) }.unwrap_err();
+    let Error::Load { message, .. } = &error else { panic!("{error}") };
+    assert!(message.contains("libgone.so") && !error.to_string().contains("/proc/self/fd"), "{error}");
+    assert_eq!(live_loading(1), 2);
+}
+
+#[test]
+fn without_memfds_a_file_without_a_name_serves() {
+    child::run("loading::without_memfds_a_file_without_a_name_serves", || {
+        let folder = Folder::new();
+        let patch = Patch::open(fixtures::patch(&folder, "libloading.so", BODY)).unwrap();
+        fault::fail(libc::SYS_memfd_create, 0, 9, libc::EACCES);
+        // SAFETY: same type.
+        let applied = unsafe { patch.apply(&patient()) }.unwrap();
+        assert_eq!(fault::heal(), 8, "a memfd was asked for, once");
+        assert_eq!(live_loading(1), 0);
+        applied.rollback_with(&patient()).unwrap();
+    });
+}

@@ -1,0 +1,25 @@
+//! The live behaviour: midflight on its own process. One module a promise.
+//!
+//! Tests run in one process, many threads, any order. So each has targets of its own, and what changes the
+//! whole process (faults, checksums, storms) runs in a child that is this binary again (`support::child`).
+//! The allocator aborts when a committing thread allocates while it holds others, in every test.
+
+#![allow(unreachable_pub, reason = "a test binary has no outside")]
+
+mod bad_input;
+mod by_hand;
+mod bytes;
+mod faults;
+mod held;
+mod loading;
+mod many;
+mod modules;
+mod names;
+mod patch_libraries;
+mod stacking;
+mod storm;
+mod support;
+mod targets;
+
+#[global_allocator]
+static ALLOCATOR: support::alloc::Guarded = support::alloc::Guarded;

@@ -1,0 +1,73 @@
+//! Patch libraries and host libraries, built by the tests.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+
+/// A folder of this test's own, removed when it is dropped.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    pub fn new() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let number = NEXT.fetch_add(1, SeqCst);
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("live-{}-{number}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// Compiles C `source` to the shared library `name`.
+    pub fn library(&self, name: &str, source: &str) -> PathBuf {
+        self.library_with(name, source, &[])
+    }
+
+    /// As [`Self::library`], with further arguments to the compiler.
+    pub fn library_with(&self, name: &str, source: &str, arguments: &[&str]) -> PathBuf {
+        let (file, library) = (self.path(&format!("{name}.c")), self.path(name));
+        std::fs::write(&file, source).unwrap();
+        let output = Command::new(std::env::var_os("CC").unwrap_or_else(|| "cc".into()))
+            .args(["-shared", "-fPIC", "-O1", "-g", "-Wall", "-Wextra", "-Werror"])
+            .arg(format!("-I{}/include", env!("CARGO_MANIFEST_DIR")))
+            .arg(&file)
+            .args(arguments)
+            .arg("-o")
+            .arg(&library)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        library
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A patch library in C.
+pub fn patch(folder: &Folder, name: &str, body: &str) -> PathBuf {
+    super::alloc::watch();
+    folder.library(name, &format!("#include <midflight/patch.h>\n{body}\n"))
+}
+
+/// The patch library in Rust of `tests/fixtures/rust_patch`, built once.
+pub fn rust_patch() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("rust_patch");
+        let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+            .args(["build", "--quiet", "--package", "rust_patch", "--target-dir"])
+            .arg(&target)
+            .current_dir(env!("CARGO_MANIFEST_DIR"))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        target.join("debug/librust_patch.so")
+    })
+}
