@@ -107,9 +107,10 @@ impl Transaction {
     /// What stands in the way, all of it.
     pub fn check(&self) -> Result<Check, Error> {
         let resolver = Resolver::new(MACHINE);
-        let targets = resolve_all(&resolver, self.changes.iter().map(|(target, replacement, _)| {
-            (target, *replacement)
-        }))?;
+        let targets = resolve_all(
+            &resolver,
+            self.changes.iter().map(|(target, replacement, _)| (target, *replacement)),
+        )?;
         let targets: Vec<_> = targets.into_iter().map(|(target, to)| (target, Some(to))).collect();
         transaction::check(&self.name(), &targets)
     }
@@ -127,10 +128,8 @@ impl Transaction {
     pub unsafe fn commit(&self, options: &Options) -> Result<Applied, Error> {
         let resolver = Resolver::new(MACHINE);
         let targets = resolve_all(&resolver, self.changes.iter().map(|(target, _, cell)| (target, cell)))?;
-        let changes = targets.into_iter().zip(&self.changes).map(|((target, cell), (_, replacement, _))| Change {
-            target,
-            replacement: *replacement,
-            original: cell.clone(),
+        let changes = targets.into_iter().zip(&self.changes).map(|((target, cell), (_, replacement, _))| {
+            Change { target, replacement: *replacement, original: cell.clone() }
         });
         let changes = changes.collect();
         let request = Request { name: self.name(), path: None, image: None, changes };

@@ -184,6 +184,9 @@ fn read(path: &Path) -> std::io::Result<Vec<u8>> {
 
 impl fmt::Debug for Patch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Patch").field("path", &self.inner.path).field("manifest", &self.inner.manifest).finish()
+        f.debug_struct("Patch")
+            .field("path", &self.inner.path)
+            .field("manifest", &self.inner.manifest)
+            .finish()
     }
 }

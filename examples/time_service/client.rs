@@ -54,7 +54,12 @@ pub(crate) async fn run(shared: Arc<Shared>, address: SocketAddr) -> Tally {
 }
 
 /// One connection, from its start until it is lost or the load is stopped.
-async fn converse(shared: &Shared, address: SocketAddr, tally: &mut Tally, last_number: &mut u64) -> Result<()> {
+async fn converse(
+    shared: &Shared,
+    address: SocketAddr,
+    tally: &mut Tally,
+    last_number: &mut u64,
+) -> Result<()> {
     let (mut sender, connection) = handshake(TokioIo::new(TcpStream::connect(address).await?)).await?;
     tokio::spawn(connection);
     while !shared.stopped() {

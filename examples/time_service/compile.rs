@@ -17,7 +17,8 @@ const TARGET_VARIABLE: &str = "TIME_SERVICE_TARGET";
 pub(crate) fn friendly_time(version: u32, meanwhile: impl Fn()) -> Result<PathBuf> {
     let folder = env::current_exe()?.with_file_name("friendly_time");
     let target = env::var(TARGET_VARIABLE).unwrap_or_else(|_| own_target());
-    let (profile, profile_folder) = if cfg!(debug_assertions) { ("dev", "debug") } else { ("release", "release") };
+    let (profile, profile_folder) =
+        if cfg!(debug_assertions) { ("dev", "debug") } else { ("release", "release") };
 
     let mut cargo = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.args(["build", "--package", "friendly_time", "--profile", profile, "--target", &target]);

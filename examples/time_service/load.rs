@@ -41,7 +41,8 @@ pub(crate) struct Sample {
 impl Load {
     /// Starts with [`Phase::Plain`].
     pub(crate) fn start(address: SocketAddr, connections: usize) -> Result<Self> {
-        let runtime = Builder::new_multi_thread().worker_threads(2).thread_name("load").enable_all().build()?;
+        let runtime =
+            Builder::new_multi_thread().worker_threads(2).thread_name("load").enable_all().build()?;
         let samples = Phase::ALL.iter().map(|_| OnceLock::new()).collect();
         let shared = Arc::new(Shared { samples, ..Shared::default() });
         let connect = |_| runtime.spawn(client::run(Arc::clone(&shared), address));

@@ -42,8 +42,8 @@ impl fmt::Display for Form {
         f.write_str(match self {
             Self::Plain => "plain",
             Self::Friendly => "friendly",
-            Self::GreetingFriendly => "greeting, friendly",
-            Self::GreetingPlain => "greeting, plain",
+            Self::GreetingFriendly => "greeting+friendly",
+            Self::GreetingPlain => "greeting+plain",
         })
     }
 }

@@ -36,7 +36,8 @@ pub(crate) struct Service {
 impl Service {
     /// Starts it on a port of the loopback interface; 0 is any free one.
     pub(crate) fn start(port: u16) -> Result<Self> {
-        let runtime = Builder::new_multi_thread().worker_threads(4).thread_name("service").enable_all().build()?;
+        let runtime =
+            Builder::new_multi_thread().worker_threads(4).thread_name("service").enable_all().build()?;
         let listener = runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, port)))?;
         let address = listener.local_addr()?;
         let served = Arc::new(AtomicU64::new(0));

@@ -8,7 +8,7 @@ use std::time::Duration;
 /// A commit, to be told at the end.
 pub(crate) struct Commit {
     pub(crate) phase: Phase,
-    /// How many threads were held and for how long, of an apply.
+    /// How many threads were held and for how long; known of an apply only.
     pub(crate) held: Option<(usize, Duration)>,
     /// How long the whole call took.
     pub(crate) took: Duration,
@@ -40,6 +40,7 @@ pub(crate) fn print_commits(commits: &[Commit]) {
         };
         println!("{:<24} {threads:>12} {held:>10} {:>12}", phase.name(), micros(took.as_micros()));
     }
+    println!("A rollback does not report how long it held threads: at most as long as the whole call took.");
 }
 
 /// How many requests were made.

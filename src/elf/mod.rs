@@ -28,7 +28,7 @@ use goblin::elf::section_header::{self, SectionHeader};
 pub(crate) use dynamic::Dynamic;
 pub(crate) use relocations::{Pointer, Relocations};
 pub(crate) use source::{Fault, Source};
-pub(crate) use symbols::{Binding, SymbolKind, SymbolTable};
+pub(crate) use symbols::{Binding, Symbol, SymbolKind, SymbolTable, Symbols};
 
 use source::read;
 

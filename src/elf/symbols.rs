@@ -110,6 +110,17 @@ impl Symbols<'_> {
         let (entries, _) = self.entries.as_chunks();
         entries.iter().skip(1).map(|entry| Symbol::new(entry, &self.names))
     }
+
+    /// The symbol at this place of [`iter`](Self::iter).
+    pub(crate) fn get(&self, place: usize) -> Option<Symbol<'_>> {
+        let (entries, _) = self.entries.as_chunks();
+        entries.get(place.checked_add(1)?).map(|entry| Symbol::new(entry, &self.names))
+    }
+
+    /// The same, independent of where it was read from.
+    pub(crate) fn into_owned(self) -> Symbols<'static> {
+        Symbols { entries: self.entries.into_owned().into(), names: self.names.into_owned().into() }
+    }
 }
 
 impl Image {

@@ -81,7 +81,10 @@ pub enum Error {
         nearest: Vec<String>,
     },
     /// Several functions have that name.
-    #[error("target {target} is ambiguous: {}; say which with module!symbol or by its raw name", list(candidates))]
+    #[error(
+        "target {target} is ambiguous: {}; say which with module!symbol or by its raw name",
+        list(candidates)
+    )]
     Ambiguous {
         /// The target as it was asked for.
         target: String,
@@ -125,7 +128,8 @@ pub enum Error {
     /// The bytes at the target's entry are not what they should be: a breakpoint, another hook.
     #[error(
         "target {target} at {address:#x} has been changed by somebody else: expected {}, found {}",
-        hex(expected), hex(found)
+        hex(expected),
+        hex(found)
     )]
     EntryModified {
         /// The target.
@@ -218,7 +222,9 @@ pub enum Error {
         waited: Duration,
     },
     /// Not all threads could be brought to a safe place in time; all of them run on.
-    #[error("{thread} {reason}; gave up after {waited:?} with nothing changed; try again, or with a longer Options::deadline")]
+    #[error(
+        "{thread} {reason}; gave up after {waited:?} with nothing changed; try again, or with a longer Options::deadline"
+    )]
     Deadline {
         /// The thread that was not in a safe place.
         thread: ThreadName,

@@ -4,7 +4,8 @@ use std::arch::naked_asm;
 use std::sync::atomic::AtomicU32;
 
 /// Counts this thread as parked, wakes the committing thread if it was the last that is `wanted`,
-/// and returns when `epoch` is no longer `current`.
+/// and returns when `epoch` is no longer `current`, after waking two more: the committing thread is often
+/// preempted by the first thread that it wakes, and the others shall not wait until it runs again.
 ///
 /// Orderings: the count is a sequentially consistent read-modify-write, then `wanted` is read; the
 /// committing thread writes `wanted`, then reads the count. So one of the two sees that the number is
@@ -47,6 +48,11 @@ pub(crate) unsafe extern "C" fn park(
         "syscall",
         "jmp 2b",
         "3:",
+        "mov rdi, r12", // futex(epoch, WAKE | PRIVATE, 2)
+        "mov esi, 129",
+        "mov edx, 2",
+        "mov eax, 202",
+        "syscall",
         "pop r13",
         "pop r12",
         "ret",
@@ -96,6 +102,11 @@ pub(crate) unsafe extern "C" fn park(
         "svc #0",
         "b 3b",
         "4:",
+        "mov x0, x9", // futex(epoch, WAKE | PRIVATE, 2)
+        "mov x1, #129",
+        "mov x2, #2",
+        "mov x8, #98",
+        "svc #0",
         "ret",
         ".p2align 12",
     )

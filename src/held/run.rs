@@ -248,7 +248,7 @@ pub(crate) unsafe extern "C" fn run(steps: *const Step, answer: *mut i64) -> *co
         "sub x2, x2, x1",
         "svc #0",
         "brk #1", // a fault kills also with every signal blocked, and leaves a core
-        "51:", // COHERE: Arm ARM, B2.4.4; line sizes from CTR_EL0
+        "51:",    // COHERE: Arm ARM, B2.4.4; line sizes from CTR_EL0
         "ldp x0, x1, [x19, #8]",
         "mrs x2, ctr_el0",
         "ubfx x3, x2, #16, #4",

@@ -59,9 +59,8 @@ fn sealed(bytes: &[u8], original: &Path) -> io::Result<File> {
     file.write_all(bytes)?;
     let seals = libc::F_SEAL_WRITE | libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_SEAL;
     // SAFETY: no memory is involved.
-    let sealed = unsafe {
-        sys::call(libc::SYS_fcntl, [fd, libc::F_ADD_SEALS as usize, seals as usize, 0, 0, 0])
-    };
+    let sealed =
+        unsafe { sys::call(libc::SYS_fcntl, [fd, libc::F_ADD_SEALS as usize, seals as usize, 0, 0, 0]) };
     sealed.map(|_| file).map_err(io::Error::from)
 }
 
@@ -69,7 +68,8 @@ fn sealed(bytes: &[u8], original: &Path) -> io::Result<File> {
 fn unnamed(bytes: &[u8]) -> io::Result<File> {
     use std::os::unix::fs::OpenOptionsExt;
     let folder = std::env::temp_dir();
-    let mut file = File::options().read(true).write(true).mode(0o700).custom_flags(libc::O_TMPFILE).open(folder)?;
+    let mut file =
+        File::options().read(true).write(true).mode(0o700).custom_flags(libc::O_TMPFILE).open(folder)?;
     file.write_all(bytes)?;
     // Executing what is open for writing is refused; opened anew for reading, the writer goes.
     File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))

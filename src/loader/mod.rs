@@ -24,7 +24,8 @@ pub(crate) fn load(bytes: &[u8], path: &Path) -> Result<Loaded, Error> {
     // SAFETY: running the constructors is what the caller of `Patch::apply` allows. Bound at once, so that
     // a missing symbol shows now, and not visible to others.
     let library = unsafe { Library::open(Some(copy.path()), libc::RTLD_NOW | libc::RTLD_LOCAL) };
-    let library = library.map_err(|error| Error::Load { path: path.to_owned(), message: message(&error, &copy) })?;
+    let library =
+        library.map_err(|error| Error::Load { path: path.to_owned(), message: message(&error, &copy) })?;
     let (bias, library) = crate::process::bias_of(library);
     // The handle and the copy are given away: neither the mapping nor the number in its name may be reused.
     let _ = library.into_raw();

@@ -74,7 +74,8 @@ impl Script {
     /// and while a page of code is not executable no thread runs in it.
     pub(super) unsafe fn run_from(&self, first: usize) -> Result<(), (usize, Errno)> {
         let mut answer = 0i64;
-        let Some(steps) = self.0.get(first..).filter(|_| self.0.last().is_some_and(|step| step.code == held::END))
+        let Some(steps) =
+            self.0.get(first..).filter(|_| self.0.last().is_some_and(|step| step.code == held::END))
         else {
             return Ok(());
         };

@@ -116,7 +116,9 @@ impl Writer {
             Some(Meaning::Barrier) => {
                 (WriteFailure::Kernel("synchronise the cores (membarrier)", errno), self.undo_from.len())
             }
-            Some(Meaning::CannotFail) | None => (WriteFailure::Kernel("write code", errno), self.undo_from.len()),
+            Some(Meaning::CannotFail) | None => {
+                (WriteFailure::Kernel("write code", errno), self.undo_from.len())
+            }
         };
         debug_assert!(errno != DIFFERENT || !matches!(failure, WriteFailure::Kernel(..)));
         if let Some(from) = complete_runs.checked_sub(1).and_then(|last| self.undo_from.get(last)) {
@@ -240,7 +242,10 @@ mod tests {
     #[test]
     fn near_pages_of_one_mapping_are_joined() {
         let changes = [change(0x1000, 5), change(0x1100, 5), change(0x5000, 5), change(0x4_0000, 5)];
-        assert_eq!(joined(&changes, &[(0x1000, 0x10_0000)]), [(0x1000..0x6000, 0..3), (0x4_0000..0x4_1000, 3..4)]);
+        assert_eq!(
+            joined(&changes, &[(0x1000, 0x10_0000)]),
+            [(0x1000..0x6000, 0..3), (0x4_0000..0x4_1000, 3..4)]
+        );
         let apart = [(0x1000..0x2000, 0..2), (0x5000..0x6000, 2..3), (0x4_0000..0x4_1000, 3..4)];
         assert_eq!(joined(&changes, &[(0x1000, 0x2000), (0x5000, 0x6000)]), apart);
     }

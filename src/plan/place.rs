@@ -32,7 +32,8 @@ pub(crate) struct Need<'a> {
 
 impl Need<'_> {
     fn code(&self, set: InstructionSet) -> u64 {
-        round(self.measure.trampoline_room(self.form) as u64, ALIGN) + round(arch::island_room(set) as u64, ALIGN)
+        round(self.measure.trampoline_room(self.form) as u64, ALIGN)
+            + round(arch::island_room(set) as u64, ALIGN)
     }
 }
 
@@ -53,7 +54,13 @@ pub(crate) fn group(set: InstructionSet, needs: &[Need<'_>]) -> Result<Vec<Group
                 group.window = common;
                 group.members.push(number);
             }
-            _ => groups.push(Group { members: vec![number], window, near: need.measure.site(), code: 0, data: 0 }),
+            _ => groups.push(Group {
+                members: vec![number],
+                window,
+                near: need.measure.site(),
+                code: 0,
+                data: 0,
+            }),
         }
     }
     for group in &mut groups {
@@ -105,7 +112,8 @@ mod tests {
     #[test]
     fn near_sites_share_and_far_ones_do_not() {
         let measures = measures(&[0x7f00_0000_0000, 0x5500_0000_0000, 0x5500_0000_1000]);
-        let needs: Vec<Need<'_>> = measures.iter().map(|measure| Need { measure, form: Form::Slot }).collect();
+        let needs: Vec<Need<'_>> =
+            measures.iter().map(|measure| Need { measure, form: Form::Slot }).collect();
         let groups = group(SET, &needs).unwrap();
         let members: Vec<_> = groups.iter().map(|group| group.members.clone()).collect();
         assert_eq!(members, [vec![1, 2], vec![0]]);
@@ -119,7 +127,8 @@ mod tests {
     fn parts_lie_apart_and_inside() {
         let addresses: Vec<u64> = (0..600).map(|number| 0x5500_0000_0000 + number * 64).collect();
         let measures = measures(&addresses);
-        let needs: Vec<Need<'_>> = measures.iter().map(|measure| Need { measure, form: Form::Island }).collect();
+        let needs: Vec<Need<'_>> =
+            measures.iter().map(|measure| Need { measure, form: Form::Island }).collect();
         let groups = group(SET, &needs).unwrap();
         let group = groups.first().unwrap();
         let (start, code_end) = (0x54ff_0000_0000, 0x54ff_0000_0000 + group.code);

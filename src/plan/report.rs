@@ -51,7 +51,12 @@ impl CheckedFunction {
 
 impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {} can be replaced", self.name, crate::error::count(self.functions.len(), "function"))?;
+        write!(
+            f,
+            "{}: {} can be replaced",
+            self.name,
+            crate::error::count(self.functions.len(), "function")
+        )?;
         self.functions.iter().try_for_each(|function| write!(f, "\n  {function}"))
     }
 }
@@ -61,7 +66,11 @@ impl fmt::Display for CheckedFunction {
         let Self { target, address, size, form, layers, .. } = self;
         write!(f, "{target} at {address:#x} ({size} bytes) in {}: ", self.module.display())?;
         if *layers > 0 {
-            return write!(f, "on top of {}", crate::error::count(*layers, "patch").replace("patchs", "patches"));
+            return write!(
+                f,
+                "on top of {}",
+                crate::error::count(*layers, "patch").replace("patchs", "patches")
+            );
         }
         write!(f, "{form} form, displaces {}", self.displaced.join("; "))?;
         if self.has_indirect_jump {

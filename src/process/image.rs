@@ -3,16 +3,17 @@
 //! Read by pread(2), never mapped: a file that is truncated meanwhile gives an error, not SIGBUS.
 
 use super::modules::Module;
-use crate::elf::{Binding, Fault, Image, Machine, Source, SymbolKind, SymbolTable};
+use crate::elf::{Binding, Fault, Image, Machine, Source, Symbol, SymbolKind, SymbolTable, Symbols};
 use crate::error::Error;
 use std::borrow::Cow;
+use std::cell::{Cell, OnceCell};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 /// A function symbol of a file.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct FunctionSymbol {
-    name: (u32, u32),
+pub(crate) struct FunctionSymbol<'i> {
+    symbol: Symbol<'i>,
     /// The file's address.
     pub(crate) value: u64,
     pub(crate) size: u64,
@@ -22,46 +23,67 @@ pub(crate) struct FunctionSymbol {
     pub(crate) is_global: bool,
 }
 
+impl<'i> FunctionSymbol<'i> {
+    fn of(symbol: Symbol<'i>) -> Option<Self> {
+        let is_ifunc = symbol.kind == SymbolKind::Ifunc;
+        let is_function = symbol.defined && (is_ifunc || symbol.kind == SymbolKind::Function);
+        let is_global = symbol.binding != Binding::Local;
+        is_function.then_some(Self { symbol, value: symbol.value, size: symbol.size, is_ifunc, is_global })
+    }
+
+    pub(crate) fn name(&self) -> &'i [u8] {
+        self.symbol.name()
+    }
+}
+
 /// A module's file, parsed.
 #[derive(Debug)]
 pub(crate) struct ModuleImage {
     file: OpenFile,
     image: Image,
-    /// The names of all functions, one behind the other.
-    names: Vec<u8>,
-    /// Sorted by name.
-    functions: Vec<FunctionSymbol>,
+    /// `.symtab` and `.dynsym`, as far as there are any.
+    tables: Vec<Symbols<'static>>,
+    /// How many names were looked up one by one.
+    lookups: Cell<usize>,
+    /// Digest of the name, table, place; sorted. Made when many names are looked up.
+    index: OnceCell<Vec<(u64, u32, u32)>>,
 }
+
+/// A pass over all symbols costs a fraction of an index of them.
+const PASSES_BEFORE_INDEX: usize = 16;
 
 impl ModuleImage {
     pub(crate) fn read(module: &Module, machine: Machine) -> Result<Self, Error> {
         let bad = |reason: String| Error::BadModule { path: module.path.clone(), reason };
         let file = OpenFile::open(module).map_err(|error| bad(error.to_string()))?;
         let image = Image::parse(&file, machine).map_err(|fault| bad(fault.to_string()))?;
-        let mut this = Self { file, image, names: Vec::new(), functions: Vec::new() };
-        this.check_identity(module)?;
+        let mut tables = Vec::new();
         for table in [SymbolTable::Full, SymbolTable::Dynamic] {
-            this.collect(table).map_err(|fault| bad(fault.to_string()))?;
+            let symbols = image.symbols(&file, table).map_err(|fault| bad(fault.to_string()))?;
+            tables.extend(symbols.map(Symbols::into_owned));
         }
-        let Self { names, functions, .. } = &mut this;
-        functions.sort_by(|a, b| (name_in(names, a), a.value, b.size).cmp(&(name_in(names, b), b.value, a.size)));
-        functions.dedup_by(|b, a| a.value == b.value && name_in(names, a) == name_in(names, b));
+        let this = Self { file, image, tables, lookups: Cell::new(0), index: OnceCell::new() };
+        this.check_identity(module)?;
         Ok(this)
     }
 
-    pub(crate) fn functions(&self) -> &[FunctionSymbol] {
-        &self.functions
-    }
-
-    pub(crate) fn name(&self, function: &FunctionSymbol) -> &[u8] {
-        name_in(&self.names, function)
+    /// All functions; one that stands in both tables twice.
+    pub(crate) fn functions(&self) -> impl Iterator<Item = FunctionSymbol<'_>> {
+        self.tables.iter().flat_map(Symbols::iter).filter_map(FunctionSymbol::of)
     }
 
     /// The functions with exactly this raw name.
-    pub(crate) fn named(&self, raw: &[u8]) -> &[FunctionSymbol] {
-        let start = self.functions.partition_point(|function| self.name(function) < raw);
-        let end = self.functions.partition_point(|function| self.name(function) <= raw);
-        self.functions.get(start..end).unwrap_or(&[])
+    pub(crate) fn named(&self, raw: &[u8]) -> Vec<FunctionSymbol<'_>> {
+        self.lookups.set(self.lookups.get() + 1);
+        if self.lookups.get() <= PASSES_BEFORE_INDEX {
+            return self.functions().filter(|function| function.symbol.is_named(raw)).collect();
+        }
+        let (index, wanted) = (self.index.get_or_init(|| self.make_index()), digest(raw));
+        let start = index.partition_point(|(digest, ..)| *digest < wanted);
+        let equal = index.iter().skip(start).take_while(|(digest, ..)| *digest == wanted);
+        let symbols =
+            equal.filter_map(|(_, table, place)| self.tables.get(*table as usize)?.get(*place as usize));
+        symbols.filter(|symbol| symbol.is_named(raw)).filter_map(FunctionSymbol::of).collect()
     }
 
     /// The file's bytes at the file address `address`.
@@ -75,45 +97,35 @@ impl ModuleImage {
 
     /// The file's address of what is called `raw` without being a function, and what it is.
     pub(crate) fn other_named(&self, raw: &[u8]) -> Option<(u64, &'static str)> {
-        [SymbolTable::Full, SymbolTable::Dynamic].into_iter().find_map(|table| {
-            let symbols = self.image.symbols(&self.file, table).ok()??;
-            let found = symbols.iter().find(|symbol| symbol.defined && symbol.is_named(raw))?;
-            let what = match found.kind {
-                SymbolKind::Object => "a variable or constant",
-                SymbolKind::Tls => "a thread-local variable",
-                SymbolKind::Function | SymbolKind::Ifunc | SymbolKind::File => return None,
-                SymbolKind::Other => "a label without a type",
-            };
-            Some((found.value, what))
-        })
+        let mut symbols = self.tables.iter().flat_map(Symbols::iter);
+        let found = symbols.find(|symbol| symbol.defined && symbol.is_named(raw))?;
+        let what = match found.kind {
+            SymbolKind::Object => "a variable or constant",
+            SymbolKind::Tls => "a thread-local variable",
+            SymbolKind::Function | SymbolKind::Ifunc | SymbolKind::File => return None,
+            SymbolKind::Other => "a label without a type",
+        };
+        Some((found.value, what))
     }
 
-    fn collect(&mut self, table: SymbolTable) -> Result<(), Fault> {
-        let Some(symbols) = self.image.symbols(&self.file, table)? else { return Ok(()) };
-        for symbol in symbols.iter() {
-            let is_ifunc = symbol.kind == SymbolKind::Ifunc;
-            if !symbol.defined || !(is_ifunc || symbol.kind == SymbolKind::Function) {
-                continue;
-            }
-            let (start, name) = (self.names.len() as u32, symbol.name());
-            self.names.extend_from_slice(name);
-            self.functions.push(FunctionSymbol {
-                name: (start, name.len() as u32),
-                value: symbol.value,
-                size: symbol.size,
-                is_ifunc,
-                is_global: symbol.binding != Binding::Local,
-            });
+    fn make_index(&self) -> Vec<(u64, u32, u32)> {
+        let mut index = Vec::new();
+        for (table, symbols) in (0..).zip(&self.tables) {
+            let places =
+                (0..).zip(symbols.iter()).filter(|(_, symbol)| FunctionSymbol::of(*symbol).is_some());
+            index.extend(places.map(|(place, symbol)| (digest(symbol.name()), table, place)));
         }
-        Ok(())
+        index.sort_unstable();
+        index
     }
 
     /// The file must be the one that was loaded: same segments at least. (That the bytes of a target
     /// are the same is checked for each target.)
     fn check_identity(&self, module: &Module) -> Result<(), Error> {
-        let loaded = module.segments.iter().map(|(range, _)| {
-            (range.start.wrapping_sub(module.bias), range.end.wrapping_sub(module.bias))
-        });
+        let loaded = module
+            .segments
+            .iter()
+            .map(|(range, _)| (range.start.wrapping_sub(module.bias), range.end.wrapping_sub(module.bias)));
         let in_file = self.image.loads().iter().map(|load| (load.memory.start, load.memory.end));
         if loaded.eq(in_file) {
             return Ok(());
@@ -123,9 +135,10 @@ impl ModuleImage {
     }
 }
 
-fn name_in<'n>(names: &'n [u8], function: &FunctionSymbol) -> &'n [u8] {
-    let start = function.name.0 as usize;
-    names.get(start..start + function.name.1 as usize).unwrap_or(&[])
+/// FNV-1a, 64 bits.
+fn digest(name: &[u8]) -> u64 {
+    name.iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// A file that is read where asked.

@@ -18,7 +18,9 @@ impl Mapping {
     /// The protection in the notation of the map.
     pub(crate) fn protection(&self) -> String {
         let letter = |set, letter| if set { letter } else { '-' };
-        [letter(self.readable, 'r'), letter(self.writable, 'w'), letter(self.executable, 'x')].iter().collect()
+        [letter(self.readable, 'r'), letter(self.writable, 'w'), letter(self.executable, 'x')]
+            .iter()
+            .collect()
     }
 }
 

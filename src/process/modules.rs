@@ -36,7 +36,10 @@ impl Module {
         let name = Path::new(name);
         self.path == name
             || self.path.file_name() == Some(name.as_os_str())
-            || self.path.canonicalize().is_ok_and(|real| real == name || real.file_name() == Some(name.as_os_str()))
+            || self
+                .path
+                .canonicalize()
+                .is_ok_and(|real| real == name || real.file_name() == Some(name.as_os_str()))
     }
 
     pub(crate) fn file_name(&self) -> String {
@@ -68,7 +71,9 @@ pub(crate) struct ModuleHold {
 }
 
 /// The load bias of an open library.
-pub(crate) fn bias_of(library: libloading::os::unix::Library) -> (Option<u64>, libloading::os::unix::Library) {
+pub(crate) fn bias_of(
+    library: libloading::os::unix::Library,
+) -> (Option<u64>, libloading::os::unix::Library) {
     let handle = library.into_raw();
     let mut map: *mut LinkMap = std::ptr::null_mut();
     // SAFETY: `handle` is open; RTLD_DI_LINKMAP stores a pointer (dlinfo(3)).

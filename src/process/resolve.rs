@@ -71,7 +71,7 @@ impl Resolver {
             match found.as_slice() {
                 [] => {}
                 [one] => return self.target(name, module, image, one),
-                several => return Err(ambiguous(name, module, image, several)),
+                several => return Err(ambiguous(name, module, several)),
             }
         }
         Err(self.not_found(name, wanted.symbol, &searched))
@@ -80,8 +80,7 @@ impl Resolver {
     /// The function that begins at `address`.
     pub(crate) fn by_address(&self, address: u64) -> Result<HeldTarget, Error> {
         let name = format!("{address:#x}");
-        let not_a_function =
-            |found: String| Error::NotAFunction { target: name.clone(), address, found };
+        let not_a_function = |found: String| Error::NotAFunction { target: name.clone(), address, found };
         let Some((module, image)) = self.modules.iter().find(|(module, _)| module.contains(address)) else {
             return Err(not_a_function("no loaded module is there".into()));
         };
@@ -89,24 +88,27 @@ impl Resolver {
         let value = address.wrapping_sub(module.bias);
         let best = image
             .functions()
-            .iter()
             .filter(|function| function.value == value)
             .max_by_key(|function| (function.size > 0, function.is_global, std::cmp::Reverse(function.size)));
         match best {
-            Some(function) => self.target(&readable(image.name(function)), module, image, function),
+            Some(function) => self.target(&readable(function.name()), module, image, &function),
             None => {
-                let inside = image.functions().iter().find(|function| {
-                    function.value < value && value - function.value < function.size
-                });
+                let inside = image
+                    .functions()
+                    .find(|function| function.value < value && value - function.value < function.size);
                 Err(not_a_function(match inside {
-                    Some(function) => format!("the inside of {}", readable(image.name(function))),
+                    Some(function) => format!("the inside of {}", readable(function.name())),
                     None => format!("no function symbol of {} begins there", module.path.display()),
                 }))
             }
         }
     }
 
-    fn searched(&self, name: &str, module: Option<&str>) -> Result<Vec<(&Module, &OnceCell<ModuleImage>)>, Error> {
+    fn searched(
+        &self,
+        name: &str,
+        module: Option<&str>,
+    ) -> Result<Vec<(&Module, &OnceCell<ModuleImage>)>, Error> {
         let all = self.modules.iter().map(|(module, image)| (module, image));
         let Some(wanted) = module else { return Ok(all.collect()) };
         let named: Vec<_> = all.filter(|(module, _)| module.is_called(wanted)).collect();
@@ -129,13 +131,15 @@ impl Resolver {
         name: &str,
         module: &Module,
         image: &ModuleImage,
-        function: &FunctionSymbol,
+        function: &FunctionSymbol<'_>,
     ) -> Result<HeldTarget, Error> {
         let address = module.bias.wrapping_add(function.value);
         let not_a_function =
             |found: &str| Error::NotAFunction { target: name.to_owned(), address, found: found.to_owned() };
         if function.is_ifunc {
-            return Err(not_a_function("an indirect function (IFUNC); name the implementation in use instead"));
+            return Err(not_a_function(
+                "an indirect function (IFUNC); name the implementation in use instead",
+            ));
         }
         if !image.is_executable(function.value) {
             return Err(not_a_function("its segment is not executable"));
@@ -147,37 +151,37 @@ impl Resolver {
             .bytes_at(function.value, function.size)
             .map_err(|fault| Error::BadModule { path: module.path.clone(), reason: fault.to_string() })?;
         let hold = Arc::new(module.hold(name)?);
-        let symbol = String::from_utf8_lossy(image.name(function)).into_owned();
+        let symbol = String::from_utf8_lossy(function.name()).into_owned();
         let target = Target { name: name.to_owned(), symbol, module: module.path.clone(), address, bytes };
         Ok(HeldTarget { target: Arc::new(target), hold })
     }
 
     fn not_found(&self, name: &str, wanted: &str, searched: &[(&Module, &OnceCell<ModuleImage>)]) -> Error {
         let images = || searched.iter().filter_map(|(module, image)| Some((*module, image.get()?)));
-        let others = images().filter_map(|(module, image)| Some((module, image.other_named(wanted.as_bytes())?)));
+        let others =
+            images().filter_map(|(module, image)| Some((module, image.other_named(wanted.as_bytes())?)));
         if let Some((module, (value, what))) = others.into_iter().next() {
             let (target, address) = (name.to_owned(), module.bias.wrapping_add(value));
             return Error::NotAFunction { target, address, found: what.to_owned() };
         }
-        let names = images().flat_map(|(_, image)| {
-            image.functions().iter().map(|function| readable(image.name(function)))
-        });
+        let names =
+            images().flat_map(|(_, image)| image.functions().map(|function| readable(function.name())));
         Error::NotFound { target: name.to_owned(), nearest: nearest(wanted, names) }
     }
 }
 
-fn matching(image: &ModuleImage, wanted: &str) -> Vec<FunctionSymbol> {
+fn matching<'i>(image: &'i ModuleImage, wanted: &str) -> Vec<FunctionSymbol<'i>> {
     let raw = image.named(wanted.as_bytes());
     if !raw.is_empty() {
-        return raw.to_vec();
+        return raw;
     }
     let matcher = Matcher::new(wanted);
-    image.functions().iter().filter(|function| matcher.matches(image.name(function))).copied().collect()
+    image.functions().filter(|function| matcher.matches(function.name())).collect()
 }
 
-fn ambiguous(name: &str, module: &Module, image: &ModuleImage, several: &[FunctionSymbol]) -> Error {
+fn ambiguous(name: &str, module: &Module, several: &[FunctionSymbol<'_>]) -> Error {
     let candidates = several.iter().map(|function| Candidate {
-        name: String::from_utf8_lossy(image.name(function)).into_owned(),
+        name: String::from_utf8_lossy(function.name()).into_owned(),
         module: module.path.clone(),
         address: module.bias.wrapping_add(function.value),
     });

@@ -76,6 +76,12 @@ pub(crate) fn futex_wait(word: &std::sync::atomic::AtomicU32, seen: u32, nanosec
     let _ = unsafe { raw::syscall(libc::SYS_futex, [word, operation, seen as usize, time, 0, 0]) };
 }
 
+/// Sleeps for so long, or less.
+pub(crate) fn sleep(nanoseconds: u64) {
+    let nobody_wakes = std::sync::atomic::AtomicU32::new(0);
+    futex_wait(&nobody_wakes, 0, nanoseconds);
+}
+
 /// Wakes every waiter of `word`.
 pub(crate) fn futex_wake_all(word: &std::sync::atomic::AtomicU32) {
     let operation = (libc::FUTEX_WAKE | libc::FUTEX_PRIVATE_FLAG) as usize;

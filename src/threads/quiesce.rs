@@ -5,7 +5,7 @@
 //! cannot panic. Whatever goes wrong in it, dropping the guard lets every thread go, with nothing changed.
 
 use super::list::{Pass, TaskFolder};
-use super::rendezvous::{Place, Ticket};
+use super::rendezvous::{Place, Table, Ticket};
 use super::safe_point::{Danger, Verdict, judge};
 use super::signal::{self, MEETING};
 use super::stack::{Found, Scratch, search};
@@ -28,6 +28,8 @@ const LONGEST_PAUSE: u64 = 10_000_000;
 pub(crate) struct Crew {
     me: i32,
     signal: i32,
+    /// Which table of the meeting this hold uses.
+    table: usize,
     folder: TaskFolder,
     ignored: Vec<i32>,
     /// In the order of the folder; as long as the table at most.
@@ -83,8 +85,9 @@ impl Hold {
     /// Lets all threads go; how many were held, and how long at most.
     pub(crate) fn release(self) -> (usize, Duration) {
         let (since, threads) = (self.since, self.threads);
+        let until = sys::now();
         drop(self);
-        (threads, Duration::from_nanos(sys::now().saturating_sub(since)))
+        (threads, Duration::from_nanos(until.saturating_sub(since)))
     }
 }
 
@@ -102,7 +105,8 @@ impl Crew {
         let folder = TaskFolder::open().map_err(kernel("open /proc/self/task"))?;
         let ignored = ignored.to_vec();
         let (me, scratch) = (sys::gettid(), Scratch::new());
-        let mut crew = Self { me, signal: 0, folder, ignored, members: Vec::new(), scratch, stacks };
+        let mut crew =
+            Self { me, signal: 0, table: 0, folder, ignored, members: Vec::new(), scratch, stacks };
         crew.list()?;
         let threads: Vec<i32> = crew.members.iter().map(|member| member.tid).collect();
         if !threads.is_empty() {
@@ -113,7 +117,12 @@ impl Crew {
 
     /// Holds all threads, none of them inside `dangers` (sorted, apart); tries until `deadline`
     /// (nanoseconds of [`sys::now`]), `waited` being what the whole wait is called in an error.
-    pub(crate) fn hold(&mut self, dangers: &[Danger], deadline: u64, waited: Duration) -> Result<Hold, Error> {
+    pub(crate) fn hold(
+        &mut self,
+        dangers: &[Danger],
+        deadline: u64,
+        waited: Duration,
+    ) -> Result<Hold, Error> {
         let mut pause = FIRST_PAUSE;
         loop {
             let trouble = match self.try_hold(dangers, deadline) {
@@ -129,7 +138,7 @@ impl Crew {
                 Trouble::Thread(tid, reason) if late => return Err(self.too_late(tid, reason, waited)),
                 Trouble::Thread(..) => {}
             }
-            sys::futex_wait(&MEETING.parked, MEETING.parked.load(std::sync::atomic::Ordering::Relaxed), pause);
+            sys::sleep(pause);
             pause = (pause * 2).min(LONGEST_PAUSE);
             self.list()?;
             if self.signal == 0 && !self.members.is_empty() {
@@ -161,11 +170,12 @@ impl Crew {
 
     /// One attempt. The threads are free again when it fails.
     fn try_hold(&mut self, dangers: &[Danger], deadline: u64) -> Result<Hold, Trouble> {
-        wait_until_empty(deadline).map_err(|()| Trouble::Thread(self.me, NotSafe::StillLeaving))?;
-        signal::make_room(self.members.capacity());
-        let mask = SignalsBlocked::new().map_err(|errno| Trouble::Kernel("block the signals of this thread", errno))?;
+        self.table = empty_table(deadline).ok_or(Trouble::Thread(self.me, NotSafe::StillLeaving))?;
+        signal::make_room(self.table, self.members.capacity());
+        let mask = SignalsBlocked::new()
+            .map_err(|errno| Trouble::Kernel("block the signals of this thread", errno))?;
         crate::fault::reached(crate::fault::Stage::Prepared);
-        let epoch = MEETING.begin();
+        let epoch = MEETING.begin(self.words());
         let mut hold = Hold { since: sys::now(), threads: 0, _mask: mask };
         self.gather(epoch, deadline)?;
         self.examine(dangers)?;
@@ -238,11 +248,15 @@ impl Crew {
             return Ok(());
         }
         // No signal was chosen when there was nobody to send one to: list again.
-        let Some(place) = signal::places().get(number).filter(|_| self.signal != 0) else {
+        let Some(place) = signal::places(self.table).get(number).filter(|_| self.signal != 0) else {
             return Err(Trouble::Room);
         };
         place.ask(member.tid, epoch);
-        match signal::send(self.signal, member.tid, Ticket { epoch, place: number as u32 }) {
+        match signal::send(
+            self.signal,
+            member.tid,
+            Ticket { epoch, table: self.table as u8, place: number as u32 },
+        ) {
             Ok(()) => member.standing = Standing::Asked,
             Err(Errno(libc::ESRCH)) => member.standing = Standing::Gone,
             // The queue of signals is full for a moment (RLIMIT_SIGPENDING): a reminder will follow.
@@ -252,9 +266,14 @@ impl Crew {
         Ok(())
     }
 
+    /// The shared words of this hold.
+    fn words(&self) -> &'static Table {
+        MEETING.tables.get(self.table).unwrap_or(&MEETING.tables[0])
+    }
+
     /// The asked members with their places.
     fn asked(&self) -> impl Iterator<Item = (&Member, &'static Place)> {
-        let members = self.members.iter().zip(signal::places());
+        let members = self.members.iter().zip(signal::places(self.table));
         members.filter(|(member, _)| member.standing == Standing::Asked)
     }
 
@@ -262,13 +281,13 @@ impl Crew {
         let (start, mut reminder) = (sys::now(), FIRST_REMINDER);
         loop {
             let wanted = self.asked().count() as u32;
-            let Err(parked) = MEETING.complete(wanted) else { return Ok(()) };
+            let Err(parked) = self.words().complete(wanted) else { return Ok(()) };
             let now = sys::now();
             if now >= deadline {
                 let late = self.asked().find(|(_, place)| !place.taken()).or_else(|| self.asked().next());
                 return Err(Trouble::NotParked(late.map_or(self.me, |(member, _)| member.tid)));
             }
-            sys::futex_wait(&MEETING.parked, parked, SLICE.min(deadline - now));
+            sys::futex_wait(&self.words().parked, parked, SLICE.min(deadline - now));
             if sys::now().saturating_sub(now) < SLICE {
                 continue;
             }
@@ -281,7 +300,7 @@ impl Crew {
     }
 
     fn strike_out_the_ended(&mut self) {
-        for (member, place) in self.members.iter_mut().zip(signal::places()) {
+        for (member, place) in self.members.iter_mut().zip(signal::places(self.table)) {
             if member.standing == Standing::Asked && !place.taken() {
                 match task::kind(member.tid) {
                     Kind::Ordinary => {}
@@ -295,9 +314,13 @@ impl Crew {
     }
 
     fn remind(&mut self, epoch: u32) -> Result<(), Trouble> {
-        for (number, (member, place)) in self.members.iter().zip(signal::places()).enumerate() {
+        for (number, (member, place)) in self.members.iter().zip(signal::places(self.table)).enumerate() {
             if member.standing == Standing::Asked && !place.taken() {
-                match signal::send(self.signal, member.tid, Ticket { epoch, place: number as u32 }) {
+                match signal::send(
+                    self.signal,
+                    member.tid,
+                    Ticket { epoch, table: self.table as u8, place: number as u32 },
+                ) {
                     Ok(()) | Err(Errno(libc::ESRCH | libc::EAGAIN)) => {}
                     Err(errno) => return Err(Trouble::Kernel("signal a thread", errno)),
                 }
@@ -309,7 +332,11 @@ impl Crew {
     /// All are parked: is each of them at a safe place? Whoever can be moved is moved, once all are judged.
     fn examine(&mut self, dangers: &[Danger]) -> Result<(), Trouble> {
         for number in 0..self.members.len() {
-            let (Some(member), Some(place)) = (self.members.get(number), signal::places().get(number)) else { break };
+            let (Some(member), Some(place)) =
+                (self.members.get(number), signal::places(self.table).get(number))
+            else {
+                break;
+            };
             if member.standing != Standing::Asked {
                 continue;
             }
@@ -347,17 +374,19 @@ fn is_known(members: &[Member], next: &mut usize, tid: i32) -> bool {
     found.is_some()
 }
 
-fn wait_until_empty(deadline: u64) -> Result<(), ()> {
+/// A table that everybody has left, waited for if there is none.
+fn empty_table(deadline: u64) -> Option<usize> {
     let mut pause = 20_000;
-    while !MEETING.is_empty() {
-        if sys::now() >= deadline {
-            return Err(());
+    loop {
+        if let Some(table) = MEETING.empty_table() {
+            return Some(table);
         }
-        let parked = MEETING.parked.load(std::sync::atomic::Ordering::Relaxed);
-        sys::futex_wait(&MEETING.parked, parked, pause);
+        if sys::now() >= deadline {
+            return None;
+        }
+        sys::sleep(pause);
         pause = (pause * 2).min(SLICE);
     }
-    Ok(())
 }
 
 fn why_not_parked(tid: i32) -> NotSafe {

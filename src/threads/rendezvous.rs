@@ -2,12 +2,13 @@
 //! who has left. Pure: words in memory, no system call; how to wait is handed in.
 //!
 //! `epoch` is odd while a hold is on. A signal carries the epoch of its hold and the place of its
-//! thread in the table. The epoch is raised at release, so a signal that arrives late finds another
-//! epoch and is harmless.
+//! thread in one of the tables. The epoch is raised at release, so a signal that arrives late finds
+//! another epoch and is harmless.
 //!
-//! The table may be written anew only when nobody is `inside`. A handler counts itself in, then
-//! reads the epoch; the committing thread raises the epoch, then reads the count. Both orders are
-//! sequentially consistent: either the handler sees that it is late, or the committing thread sees it.
+//! A table may be used anew only when nobody is `inside`. A handler counts itself in, then reads the
+//! epoch; the committing thread raises the epoch, then reads the count. Both orders are sequentially
+//! consistent: either the handler sees that it is late, or the committing thread sees it. There are
+//! several tables, so that a hold need not wait for threads that were let go and have not run yet.
 #![forbid(unsafe_code)]
 
 use std::sync::atomic::{
@@ -15,20 +16,27 @@ use std::sync::atomic::{
     Ordering::{Acquire, Relaxed, Release, SeqCst},
 };
 
+/// How many holds may have threads on their way out.
+pub(super) const TABLES: usize = 4;
+/// The kernel has at most 2^22 threads (PID_MAX_LIMIT).
+const MOST_PLACES: u32 = (1 << 24) - 1;
+
 /// What a signal carries: 64 bits, the size of a `sigval`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Ticket {
     pub(super) epoch: u32,
+    pub(super) table: u8,
     pub(super) place: u32,
 }
 
 impl Ticket {
     pub(super) fn pack(self) -> u64 {
-        u64::from(self.epoch) << 32 | u64::from(self.place)
+        u64::from(self.epoch) << 32 | u64::from(self.table) << 24 | u64::from(self.place & MOST_PLACES)
     }
 
     pub(super) fn unpack(value: u64) -> Self {
-        Self { epoch: (value >> 32) as u32, place: value as u32 }
+        let place = value as u32 & MOST_PLACES;
+        Self { epoch: (value >> 32) as u32, table: (value >> 24) as u8, place }
     }
 }
 
@@ -74,35 +82,17 @@ impl Place {
     }
 }
 
-/// The words that both sides share.
+/// The words of one hold that both sides share.
 #[derive(Debug)]
-pub(super) struct Rendezvous {
-    pub(super) epoch: AtomicU32,
+pub(super) struct Table {
     pub(super) parked: AtomicU32,
     pub(super) wanted: AtomicU32,
     inside: AtomicU32,
 }
 
-impl Rendezvous {
-    pub(super) const fn new() -> Self {
-        Self {
-            epoch: AtomicU32::new(0),
-            parked: AtomicU32::new(0),
-            wanted: AtomicU32::new(u32::MAX),
-            inside: AtomicU32::new(0),
-        }
-    }
-
-    /// Committing thread: may a hold begin, that is, has everybody left the last one?
-    pub(super) fn is_empty(&self) -> bool {
-        self.inside.load(SeqCst) == 0
-    }
-
-    /// Committing thread: begins a hold; the epoch for its tickets. Only when [`Self::is_empty`].
-    pub(super) fn begin(&self) -> u32 {
-        self.parked.store(0, SeqCst);
-        self.wanted.store(u32::MAX, SeqCst);
-        self.epoch.fetch_add(1, SeqCst).wrapping_add(1)
+impl Table {
+    const fn new() -> Self {
+        Self { parked: AtomicU32::new(0), wanted: AtomicU32::new(u32::MAX), inside: AtomicU32::new(0) }
     }
 
     /// Committing thread: have `wanted` threads parked? If not, the last of them wakes the waiter of `parked`.
@@ -110,6 +100,31 @@ impl Rendezvous {
         self.wanted.store(wanted, SeqCst);
         let parked = self.parked.load(SeqCst);
         if parked >= wanted { Ok(()) } else { Err(parked) }
+    }
+}
+
+/// The one meeting place of a process.
+#[derive(Debug)]
+pub(super) struct Rendezvous {
+    pub(super) epoch: AtomicU32,
+    pub(super) tables: [Table; TABLES],
+}
+
+impl Rendezvous {
+    pub(super) const fn new() -> Self {
+        Self { epoch: AtomicU32::new(0), tables: [const { Table::new() }; TABLES] }
+    }
+
+    /// Committing thread, between holds: a table that everybody has left.
+    pub(super) fn empty_table(&self) -> Option<usize> {
+        self.tables.iter().position(|table| table.inside.load(SeqCst) == 0)
+    }
+
+    /// Committing thread: begins a hold in an empty table; the epoch for its tickets.
+    pub(super) fn begin(&self, table: &Table) -> u32 {
+        table.parked.store(0, SeqCst);
+        table.wanted.store(u32::MAX, SeqCst);
+        self.epoch.fetch_add(1, SeqCst).wrapping_add(1)
     }
 
     /// Committing thread: ends the hold. Waiters of `epoch` must be woken after this.
@@ -119,33 +134,35 @@ impl Rendezvous {
 
     /// After fork, in the child: the threads that were inside are not here.
     pub(super) fn reset_in_child(&self) {
-        self.inside.store(0, SeqCst);
-        self.parked.store(0, SeqCst);
+        for table in &self.tables {
+            table.inside.store(0, SeqCst);
+        }
     }
 
-    /// Held thread: takes its place, waits until the release by calling `park(epoch)`, and answers
-    /// the address to go on at, if that is to change. None at once if the ticket is not valid (now).
+    /// Held thread: takes its place, waits until the release by calling `park`, and answers the address to go
+    /// on at, if that is to change. None at once if the ticket is not valid (now).
     pub(super) fn attend(
         &self,
         ticket: Ticket,
-        table: impl Fn(u32) -> Option<&'static Place>,
+        place: impl Fn(Ticket) -> Option<&'static Place>,
         tid: i32,
         (pc, sp): (u64, u64),
-        park: impl Fn(u32),
+        park: impl Fn(u32, &Table),
     ) -> Option<u64> {
         if ticket.epoch & 1 == 0 || self.epoch.load(SeqCst) != ticket.epoch {
             return None;
         }
-        self.inside.fetch_add(1, SeqCst);
-        let new_pc = self.take_place(ticket, table, tid, (pc, sp), park);
-        self.inside.fetch_sub(1, SeqCst);
+        let table = self.tables.get(usize::from(ticket.table))?;
+        table.inside.fetch_add(1, SeqCst);
+        let new_pc = self.take_place(ticket, place, tid, (pc, sp), |epoch| park(epoch, table));
+        table.inside.fetch_sub(1, SeqCst);
         new_pc.filter(|pc| *pc != 0)
     }
 
     fn take_place(
         &self,
         ticket: Ticket,
-        table: impl Fn(u32) -> Option<&'static Place>,
+        place: impl Fn(Ticket) -> Option<&'static Place>,
         tid: i32,
         (pc, sp): (u64, u64),
         park: impl Fn(u32),
@@ -153,7 +170,7 @@ impl Rendezvous {
         if self.epoch.load(SeqCst) != ticket.epoch {
             return None;
         }
-        let place = table(ticket.place)?;
+        let place = place(ticket)?;
         if place.tid() != tid {
             return None;
         }

@@ -4,7 +4,7 @@
 //! on the thread's alternate stack if it has one. It uses no TLS, no errno and no libc.
 
 use super::context::SavedContext;
-use super::rendezvous::{Place, Rendezvous, Ticket};
+use super::rendezvous::{Place, Rendezvous, TABLES, Table, Ticket};
 use super::task;
 use crate::error::Error;
 use crate::held::park;
@@ -19,10 +19,10 @@ pub(super) static MEETING: Rendezvous = Rendezvous::new();
 /// Set when no membarrier is to be had: a released thread then synchronises itself.
 pub(super) static SERIALIZE: AtomicBool = AtomicBool::new(false);
 
-/// The places for held threads. Written only while nobody is inside the meeting; never freed, since a
-/// handler may look at it at any time.
-static TABLE: AtomicPtr<Place> = AtomicPtr::new(std::ptr::null_mut());
-static ROOM: AtomicU32 = AtomicU32::new(0);
+/// The places of each table. Written only while nobody is inside the table; never freed, since a handler may
+/// look at them at any time.
+static PLACES: [(AtomicPtr<Place>, AtomicU32); TABLES] =
+    [const { (AtomicPtr::new(std::ptr::null_mut()), AtomicU32::new(0)) }; TABLES];
 /// The signal in use, zero before the first hold.
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
 
@@ -30,28 +30,27 @@ static SIGNAL: AtomicI32 = AtomicI32::new(0);
 /// debugging tools take from the end of the range.
 const CANDIDATES: std::ops::RangeInclusive<i32> = 36..=60;
 
-/// Makes room for `count` threads. Only between holds, while nobody is inside.
-pub(super) fn make_room(count: usize) {
-    if places().len() >= count {
-        return;
-    }
-    let mut table = Vec::new();
-    table.resize_with(count.next_power_of_two().max(64), Place::default);
-    let table: &'static mut [Place] = Box::leak(table.into_boxed_slice());
+/// Makes room for `count` threads in a table. Only between holds, while nobody is inside it.
+pub(super) fn make_room(table: usize, count: usize) {
+    let Some((first, room)) = PLACES.get(table).filter(|_| places(table).len() < count) else { return };
+    let mut places = Vec::new();
+    places.resize_with(count.next_power_of_two().max(64), Place::default);
+    let places: &'static mut [Place] = Box::leak(places.into_boxed_slice());
     // Room shrinks to nothing while the pointer changes, so that no reader pairs the wrong two.
-    ROOM.store(0, Release);
-    TABLE.store(table.as_mut_ptr(), Release);
-    ROOM.store(table.len() as u32, Release);
+    room.store(0, Release);
+    first.store(places.as_mut_ptr(), Release);
+    room.store(places.len() as u32, Release);
 }
 
-/// The table.
-pub(super) fn places() -> &'static [Place] {
-    let room = ROOM.load(Acquire);
+/// The places of a table.
+pub(super) fn places(table: usize) -> &'static [Place] {
+    let Some((first, room)) = PLACES.get(table) else { return &[] };
+    let room = room.load(Acquire);
     if room == 0 {
         return &[];
     }
-    // SAFETY: `make_room` stored a leaked slice of at least `room` places; places are shared words.
-    unsafe { std::slice::from_raw_parts(TABLE.load(Acquire), room as usize) }
+    // SAFETY: `make_room` stored a leaked slice of `room` places; places are shared words.
+    unsafe { std::slice::from_raw_parts(first.load(Acquire), room as usize) }
 }
 
 /// The signal to use in this hold: one whose disposition was the default when it was chosen, which is
@@ -83,7 +82,8 @@ pub(super) fn ready(threads: &[i32]) -> Result<i32, Error> {
 /// Sends thread `tid` the signal with a ticket (rt_tgsigqueueinfo(2)).
 pub(super) fn send(signal: i32, tid: i32, ticket: Ticket) -> Result<(), sys::Errno> {
     let pid = sys::getpid();
-    let mut info = SignalInfo { signal, code: libc::SI_QUEUE, pid, value: ticket.pack(), ..SignalInfo::default() };
+    let mut info =
+        SignalInfo { signal, code: libc::SI_QUEUE, pid, value: ticket.pack(), ..SignalInfo::default() };
     let place = (&raw mut info) as usize;
     let arguments = [pid as usize, tid as usize, signal as usize, place, 0, 0];
     // SAFETY: the kernel reads 128 bytes from `info`, whose size that is.
@@ -136,7 +136,10 @@ fn install(signal: i32) -> Result<(), Error> {
     unsafe { std::ptr::write_bytes(&raw mut action.sa_mask, 0xff, 1) };
     // SAFETY: the handler keeps the rules of signal handlers (signal-safety(7)); it is never uninstalled.
     if unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) } != 0 {
-        return Err(Error::Kernel { step: "install the signal handler", source: std::io::Error::last_os_error() });
+        return Err(Error::Kernel {
+            step: "install the signal handler",
+            source: std::io::Error::last_os_error(),
+        });
     }
     Ok(())
 }
@@ -150,13 +153,13 @@ extern "C" fn handler(_signal: i32, info: *mut SignalInfo, context: *mut libc::c
     }
     // SAFETY: the third argument of this very handler, used within it.
     let mut context = unsafe { SavedContext::new(context) };
-    let table = |place| places().get(place as usize);
+    let place = |ticket: Ticket| places(usize::from(ticket.table)).get(ticket.place as usize);
     // SAFETY: the words are statics.
-    let wait = |epoch| unsafe {
-        park(&raw const MEETING.epoch, epoch, &raw const MEETING.parked, &raw const MEETING.wanted)
+    let wait = |epoch, table: &Table| unsafe {
+        park(&raw const MEETING.epoch, epoch, &raw const table.parked, &raw const table.wanted)
     };
-    let place = (context.pc(), context.sp());
-    let new_pc = MEETING.attend(Ticket::unpack(info.value), table, sys::gettid(), place, wait);
+    let stands = (context.pc(), context.sp());
+    let new_pc = MEETING.attend(Ticket::unpack(info.value), place, sys::gettid(), stands, wait);
     if SERIALIZE.load(Relaxed) {
         crate::sys::synchronise_this_core();
     }

@@ -2,7 +2,7 @@
 
 use super::registry::{Entry, Registry, Report, lock_commits, next_id};
 use super::site::{Layer, OriginalCell, Work};
-use super::{HOST, Change, Request, prepare};
+use super::{Change, HOST, Request, prepare};
 use crate::arch::Form;
 use crate::error::Error;
 use crate::memory::{self, WriteFailure, Writer};
@@ -162,7 +162,11 @@ fn check_targets(changes: &[Change]) -> Result<(), Error> {
         let target = &change.target.target;
         if let Some(other) = seen.insert(target.address, &target.name) {
             let (target, other) = (target.as_ref(), other.to_owned());
-            return Err(Error::DuplicateTarget { target: target.name.clone(), address: target.address, other });
+            return Err(Error::DuplicateTarget {
+                target: target.name.clone(),
+                address: target.address,
+                other,
+            });
         }
     }
     Ok(())

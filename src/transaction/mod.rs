@@ -69,7 +69,11 @@ pub(crate) fn check(name: &str, targets: &[(HeldTarget, Option<u64>)]) -> Result
     Ok(Check { name: name.to_owned(), functions })
 }
 
-fn check_one(target: &HeldTarget, replacement: Option<u64>, map: &MemoryMap) -> Result<CheckedFunction, Error> {
+fn check_one(
+    target: &HeldTarget,
+    replacement: Option<u64>,
+    map: &MemoryMap,
+) -> Result<CheckedFunction, Error> {
     let target = &target.target;
     let layers = {
         let registry = Registry::lock()?;

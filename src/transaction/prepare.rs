@@ -2,7 +2,7 @@
 
 use super::registry::Registry;
 use super::site::{OriginalCell, Site, Work};
-use super::{HOST, Change};
+use super::{Change, HOST};
 use crate::arch::{self, Form, Function, Measure};
 use crate::error::Error;
 use crate::memory::{NearBlock, publish};
@@ -58,7 +58,11 @@ pub(super) fn measure(target: &Target, replacement: Option<u64>) -> Result<(Meas
 }
 
 /// The function must stand in memory as it does in its file, but for what midflight wrote there.
-pub(super) fn check_running_bytes(target: &Target, registry: &Registry, map: &MemoryMap) -> Result<(), Error> {
+pub(super) fn check_running_bytes(
+    target: &Target,
+    registry: &Registry,
+    map: &MemoryMap,
+) -> Result<(), Error> {
     let (address, len) = (target.address, target.bytes.len());
     check_pages(target, map)?;
     let mut found = vec![0; len];
@@ -93,14 +97,13 @@ pub(super) fn check_running_bytes(target: &Target, registry: &Registry, map: &Me
 
 fn check_pages(target: &Target, map: &MemoryMap) -> Result<(), Error> {
     let end = target.address + target.bytes.len() as u64;
-    let not_a_function = |found: String| Error::NotAFunction {
-        target: target.name.clone(),
-        address: target.address,
-        found,
-    };
+    let not_a_function =
+        |found: String| Error::NotAFunction { target: target.name.clone(), address: target.address, found };
     let mut place = target.address;
     while place < end {
-        let Some(mapping) = map.at(place) else { return Err(not_a_function("its memory is not mapped".into())) };
+        let Some(mapping) = map.at(place) else {
+            return Err(not_a_function("its memory is not mapped".into()));
+        };
         let protection = mapping.protection();
         if protection != "r-x" {
             return Err(not_a_function(format!("its memory is mapped {protection}, code is r-x")));
@@ -141,7 +144,9 @@ fn new_sites<'a>(changes: &'a [Change], registry: &Registry) -> Result<Vec<NewSi
 }
 
 fn check_overlaps(new: &[NewSite<'_>], registry: &Registry) -> Result<(), Error> {
-    let length = |site: &NewSite<'_>| site.measure.usable(site.form).map_or(0, |displaced| displaced.overwritten) as u64;
+    let length = |site: &NewSite<'_>| {
+        site.measure.usable(site.form).map_or(0, |displaced| displaced.overwritten) as u64
+    };
     let sites = new.iter().enumerate().map(|(number, site)| (number, site.measure.site(), length(site)));
     let name = |site: &NewSite<'_>| site.change.target.target.name.clone();
     if let Some((one, other)) = plan::overlap(sites) {
@@ -166,7 +171,8 @@ fn check_overlaps(new: &[NewSite<'_>], registry: &Registry) -> Result<(), Error>
 
 /// Maps near memory for the new sites, writes trampolines and islands, and enters the sites.
 fn place(new: &[NewSite<'_>], map: MemoryMap, registry: &mut Registry) -> Result<(), Error> {
-    let needs: Vec<Need<'_>> = new.iter().map(|site| Need { measure: &site.measure, form: site.form }).collect();
+    let needs: Vec<Need<'_>> =
+        new.iter().map(|site| Need { measure: &site.measure, form: site.form }).collect();
     let no_memory = |number: usize, window: String| match new.get(number) {
         Some(site) => Error::NoNearMemory {
             target: site.change.target.target.name.clone(),
@@ -186,9 +192,10 @@ fn place(new: &[NewSite<'_>], map: MemoryMap, registry: &mut Registry) -> Result
         for (number, places) in group.members.iter().zip(&places) {
             let Some(new) = new.get(*number) else { continue };
             let target = &new.change.target.target;
-            let plan = arch::encode(&new.measure, new.form, places, new.change.replacement).map_err(|refusal| {
-                Error::Refused { target: target.name.clone(), address: target.address, refusal }
-            })?;
+            let plan =
+                arch::encode(&new.measure, new.form, places, new.change.replacement).map_err(|refusal| {
+                    Error::Refused { target: target.name.clone(), address: target.address, refusal }
+                })?;
             block.write_code(places.trampoline, &plan.trampoline);
             block.write_code(places.island, &plan.island);
             sites.push(Site::new(Arc::clone(target), plan, places, block.slot(places.slot)));
@@ -208,7 +215,9 @@ fn map_block(group: &plan::Group, map: &mut Option<MemoryMap>) -> Result<Option<
         };
         let mappings = now.all().iter().map(|one| (one.range.start, one.range.end, one.name.as_str()));
         let occupied = Occupied::new(mappings);
-        let Some(start) = occupied.find(&group.window, group.code + group.data, group.near) else { return Ok(None) };
+        let Some(start) = occupied.find(&group.window, group.code + group.data, group.near) else {
+            return Ok(None);
+        };
         match NearBlock::map(start, group.code, group.data) {
             Ok(block) => return Ok(Some(block)),
             Err(Errno(libc::EEXIST)) => {}

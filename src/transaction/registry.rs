@@ -82,7 +82,9 @@ impl Registry {
     /// The site whose overwritten bytes overlap `start..start + len`, other than that of `target`.
     pub(super) fn overlapping(&self, target: u64, start: u64, len: u64) -> Option<&Site> {
         let candidates = self.sites.range(..start + len).rev().take(4).map(|(_, site)| site);
-        candidates.into_iter().find(|site| site.target.address != target && site.is_on() && site.touches(start, len))
+        candidates
+            .into_iter()
+            .find(|site| site.target.address != target && site.is_on() && site.touches(start, len))
     }
 }
 

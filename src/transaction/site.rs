@@ -74,7 +74,12 @@ impl Work {
 
 impl Site {
     /// A new site; `places` are those that `plan` was encoded for.
-    pub(super) fn new(target: Arc<Target>, plan: SitePlan, places: &arch::Places, slot: &'static AtomicU64) -> Self {
+    pub(super) fn new(
+        target: Arc<Target>,
+        plan: SitePlan,
+        places: &arch::Places,
+        slot: &'static AtomicU64,
+    ) -> Self {
         let (now, form) = (plan.original.clone(), plan.form);
         let (trampoline, island) = (places.trampoline, places.island);
         Self { target, hold: None, plan, trampoline, island, slot, now, form, layers: Vec::new() }
@@ -111,7 +116,12 @@ impl Site {
     }
 
     /// Notes in `work` what puts `replacement` on top, and answers the form that the site then has.
-    pub(super) fn put_on(&self, set: InstructionSet, replacement: u64, work: &mut Work) -> Result<Form, Error> {
+    pub(super) fn put_on(
+        &self,
+        set: InstructionSet,
+        replacement: u64,
+        work: &mut Work,
+    ) -> Result<Form, Error> {
         if self.is_on() && self.form != Form::Direct {
             work.pointers.push(PointerChange { cell: self.slot.as_ptr() as u64, value: replacement });
             return Ok(self.form);
@@ -133,7 +143,9 @@ impl Site {
 
     /// Notes in `work` what takes the layer of `entry` off, and answers the form that the site then has.
     pub(super) fn take_off(&self, set: InstructionSet, entry: u64, work: &mut Work) -> Result<Form, Error> {
-        let Some(place) = self.layers.iter().position(|layer| layer.entry == entry) else { return Ok(self.form) };
+        let Some(place) = self.layers.iter().position(|layer| layer.entry == entry) else {
+            return Ok(self.form);
+        };
         if let Some(above) = self.layers.get(place + 1) {
             if let Some(cell) = above.original.get() {
                 work.pointers.push(PointerChange { cell: cell.as_ptr() as u64, value: self.below(place) });
@@ -159,7 +171,13 @@ impl Site {
     }
 
     /// After a commit: the layer is on, in this form.
-    pub(super) fn is_put_on(&mut self, set: InstructionSet, layer: Layer, form: Form, hold: &Arc<ModuleHold>) {
+    pub(super) fn is_put_on(
+        &mut self,
+        set: InstructionSet,
+        layer: Layer,
+        form: Form,
+        hold: &Arc<ModuleHold>,
+    ) {
         if let Ok(now) = self.entry_jump(set, form, layer.replacement) {
             self.now = now;
         }
@@ -170,7 +188,12 @@ impl Site {
 
     /// After a commit: the layer of `entry` is off. What kept the module loaded is handed out when
     /// nothing is on any more, to be dropped where no lock is held.
-    pub(super) fn is_taken_off(&mut self, set: InstructionSet, entry: u64, form: Form) -> Option<Arc<ModuleHold>> {
+    pub(super) fn is_taken_off(
+        &mut self,
+        set: InstructionSet,
+        entry: u64,
+        form: Form,
+    ) -> Option<Arc<ModuleHold>> {
         self.layers.retain(|layer| layer.entry != entry);
         self.form = form;
         let now = match self.layers.last().map(|layer| layer.replacement) {
@@ -199,6 +222,9 @@ impl Site {
         let (site, len) = (self.plan.site, self.plan.original.len() as u64);
         let first = if self.plan.pc_map.inside(site) { site } else { site + 1 };
         let moves = self.plan.pc_map.entries().iter().copied();
-        Danger { range: first..site + len, moves: moves.filter(|(old, _)| *old >= first && *old < site + len).collect() }
+        Danger {
+            range: first..site + len,
+            moves: moves.filter(|(old, _)| *old >= first && *old < site + len).collect(),
+        }
     }
 }

@@ -72,7 +72,10 @@ fn files_that_are_no_patch_library() {
     let other = damaged(&folder, |bytes| bytes[18..20].copy_from_slice(&243u16.to_le_bytes()));
     assert!(matches!(fault_of(&other), PatchFault::WrongMachine { found, .. } if found == "RISC-V"));
     assert!(matches!(fault_of(&damaged(&folder, |bytes| bytes[4] = 1)), PatchFault::WrongClass));
-    assert!(matches!(fault_of(&damaged(&folder, |bytes| bytes.truncate(bytes.len() / 2))), PatchFault::Truncated { .. }));
+    assert!(matches!(
+        fault_of(&damaged(&folder, |bytes| bytes.truncate(bytes.len() / 2))),
+        PatchFault::Truncated { .. }
+    ));
 }
 
 #[test]
@@ -98,7 +101,8 @@ fn records_that_are_damaged() {
 #[test]
 fn an_engine_in_a_patch_library() {
     let folder = Folder::new();
-    let engine = format!("__attribute__((section(\"midflight_engine\"), used)) static char engine[] = \"0\"; {GOOD}");
+    let engine =
+        format!("__attribute__((section(\"midflight_engine\"), used)) static char engine[] = \"0\"; {GOOD}");
     assert_eq!(fault_of(&fixtures::patch(&folder, "libengine.so", &engine)), PatchFault::ContainsEngine);
     // And this program has the mark by which it is told.
     let exe = std::fs::read(std::env::current_exe().unwrap()).unwrap();
@@ -118,9 +122,15 @@ fn targets_that_are_no_functions() {
     assert!(matches!(&error, Error::NotAFunction { found, .. } if found.contains("variable")), "{error}");
     let inside = (live_bad_input as *const () as usize + 1) as *const ();
     let error = commit(inside, zero as *const ());
-    assert!(matches!(&error, Error::NotAFunction { found, .. } if found == "the inside of live_bad_input"), "{error}");
+    assert!(
+        matches!(&error, Error::NotAFunction { found, .. } if found == "the inside of live_bad_input"),
+        "{error}"
+    );
     let error = commit(std::ptr::null::<()>(), zero as *const ());
-    assert!(matches!(&error, Error::NotAFunction { found, .. } if found.contains("no loaded module")), "{error}");
+    assert!(
+        matches!(&error, Error::NotAFunction { found, .. } if found.contains("no loaded module")),
+        "{error}"
+    );
     let error = commit((&raw const LIVE_NOT_A_FUNCTION).cast::<()>(), zero as *const ());
     assert!(matches!(&error, Error::NotAFunction { .. }), "{error}");
 }

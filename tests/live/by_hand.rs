@@ -64,17 +64,22 @@ fn several_at_once_by_name_and_address() {
     assert_eq!((live_by_hand_one(1), live_by_hand_two(1)), (102, 1001));
     assert_eq!(applied.functions().count(), 2);
     assert!(applied.to_string().contains("2 functions"), "{applied}");
-    assert!(midflight::applied().iter().any(|one| one.functions().any(|(name, _)| name == "live_by_hand_one")));
+    assert!(
+        midflight::applied().iter().any(|one| one.functions().any(|(name, _)| name == "live_by_hand_one"))
+    );
     applied.rollback_with(&patient()).unwrap();
     assert_eq!((live_by_hand_one(1), live_by_hand_two(1)), (2, 3));
-    assert!(!midflight::applied().iter().any(|one| one.functions().any(|(name, _)| name == "live_by_hand_one")));
+    assert!(
+        !midflight::applied().iter().any(|one| one.functions().any(|(name, _)| name == "live_by_hand_one"))
+    );
 }
 
 #[test]
 fn a_recursive_call_in_the_body_goes_to_the_replacement_too() {
     #[inline(never)]
     fn sum(list: &[u64]) -> u64 {
-        list.split_first().map_or(0, |(first, rest)| first + std::hint::black_box(sum as fn(&[u64]) -> u64)(rest))
+        list.split_first()
+            .map_or(0, |(first, rest)| first + std::hint::black_box(sum as fn(&[u64]) -> u64)(rest))
     }
     fn zero(_: &[u64]) -> u64 {
         0
@@ -95,6 +100,9 @@ fn either_all_or_none() {
     change.replace("there_is_no_such_function", a_thousand as *const ());
     // SAFETY: same types.
     let error = unsafe { change.commit(&patient()) }.unwrap_err();
-    assert!(matches!(&error, Error::NotFound { target, .. } if target == "there_is_no_such_function"), "{error}");
+    assert!(
+        matches!(&error, Error::NotFound { target, .. } if target == "there_is_no_such_function"),
+        "{error}"
+    );
     assert_eq!(live_by_hand_three(1), 4);
 }

@@ -48,7 +48,8 @@ fn the_whole_text_is_as_before() {
         // SAFETY: `greet` is not called meanwhile; the others have this type.
         let applied = unsafe { change.commit(&patient()) }.unwrap();
         let changed = joined(&content());
-        let different: Vec<usize> = (0..before.1.len()).filter(|place| before.1[*place] != changed.1[*place]).collect();
+        let different: Vec<usize> =
+            (0..before.1.len()).filter(|place| before.1[*place] != changed.1[*place]).collect();
         assert_eq!((live_bytes_one(1), live_bytes_two(1)), (0, 0));
         assert!((3..=18).contains(&different.len()), "{different:x?}");
         // endbr64 stays: calls through pointers land on it where the processor insists.

@@ -112,7 +112,10 @@ fn the_second_page_that_fails_undoes_the_first() {
     child::run("faults::the_second_page_that_fails_undoes_the_first", || {
         beside_runners(|all_run| {
             // Brought apart, so that each is a step of its own.
-            assert_ne!(live_faults_one as *const () as usize / 4096, live_faults_two as *const () as usize / 4096);
+            assert_ne!(
+                live_faults_one as *const () as usize / 4096,
+                live_faults_two as *const () as usize / 4096
+            );
             commit(&patient()).unwrap().rollback_with(&patient()).unwrap();
             let before = state();
             fault::separate_pages(true);

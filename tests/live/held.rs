@@ -30,7 +30,8 @@ extern "C" fn read_maps() {
     let buffer = MAPS.as_ptr() as *mut u8;
     // SAFETY: a static path; bytes go to the static buffer, which nobody else uses meanwhile.
     unsafe {
-        let fd = libc::syscall(libc::SYS_openat, libc::AT_FDCWD, c"/proc/self/maps".as_ptr(), libc::O_RDONLY, 0);
+        let fd =
+            libc::syscall(libc::SYS_openat, libc::AT_FDCWD, c"/proc/self/maps".as_ptr(), libc::O_RDONLY, 0);
         let mut filled = 0;
         loop {
             let count = libc::syscall(libc::SYS_read, fd, buffer.add(filled), size_of_val(&MAPS) - filled);
@@ -50,13 +51,20 @@ fn permissions(maps: &str, address: usize) -> String {
     let line = maps.lines().find(|line| {
         let (range, _) = line.split_once(' ').unwrap();
         let (start, end) = range.split_once('-').unwrap();
-        (usize::from_str_radix(start, 16).unwrap()..usize::from_str_radix(end, 16).unwrap()).contains(&address)
+        (usize::from_str_radix(start, 16).unwrap()..usize::from_str_radix(end, 16).unwrap())
+            .contains(&address)
     });
-    line.unwrap_or_else(|| panic!("{address:#x} is not mapped in\n{maps}")).split(' ').nth(1).unwrap().to_owned()
+    line.unwrap_or_else(|| panic!("{address:#x} is not mapped in\n{maps}"))
+        .split(' ')
+        .nth(1)
+        .unwrap()
+        .to_owned()
 }
 
 fn writable_and_executable(maps: &str) -> Vec<&str> {
-    maps.lines().filter(|line| line.split(' ').nth(1).is_some_and(|p| p.contains('w') && p.contains('x'))).collect()
+    maps.lines()
+        .filter(|line| line.split(' ').nth(1).is_some_and(|p| p.contains('w') && p.contains('x')))
+        .collect()
 }
 
 #[test]

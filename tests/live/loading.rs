@@ -27,7 +27,9 @@ fn undefined_symbols_are_all_listed_before_anything_is_loaded() {
     "#;
     let patch = Patch::open(fixtures::patch(&folder, "libundefined.so", source)).unwrap();
     // SAFETY: refused.
-    for error in [patch.check().map(drop).unwrap_err(), unsafe { patch.apply(&patient()) }.map(drop).unwrap_err()] {
+    for error in
+        [patch.check().map(drop).unwrap_err(), unsafe { patch.apply(&patient()) }.map(drop).unwrap_err()]
+    {
         let Error::UndefinedSymbols { names, .. } = &error else { panic!("{error}") };
         assert_eq!(*names, ["nowhere_one", "nowhere_two"]);
         assert!(error.to_string().contains("libundefined.so needs 2 symbols"), "{error}");
@@ -40,7 +42,8 @@ fn what_the_dynamic_linker_refuses() {
     let folder = Folder::new();
     // It needs a library that is gone by then.
     folder.library("libgone.so", "int gone(void) { return 1; }");
-    let arguments = [format!("-L{}", folder.path("").display()), "-lgone".into(), "-Wl,--no-as-needed".into()];
+    let arguments =
+        [format!("-L{}", folder.path("").display()), "-lgone".into(), "-Wl,--no-as-needed".into()];
     let source = format!(
         "#include <midflight/patch.h>
          int gone(void);

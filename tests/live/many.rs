@@ -15,7 +15,11 @@ type Function = unsafe extern "C" fn() -> u64;
 fn sources() -> (String, String) {
     let (mut targets, mut patch) = (String::new(), String::from("MIDFLIGHT_PATCH(\"many\");\n"));
     for number in 0..COUNT {
-        writeln!(targets, "unsigned long many_{number}(void) {{ static volatile unsigned long v; return v; }}").unwrap();
+        writeln!(
+            targets,
+            "unsigned long many_{number}(void) {{ static volatile unsigned long v; return v; }}"
+        )
+        .unwrap();
         writeln!(patch, "static unsigned long new_{number}(void) {{ return 1; }}").unwrap();
         writeln!(patch, "MIDFLIGHT_REPLACE(\"libmany.so!many_{number}\", new_{number});").unwrap();
     }
@@ -38,7 +42,8 @@ fn nobody_sees_one_new_and_then_another_old() {
         assert_eq!(patch.check().unwrap().functions.len(), COUNT);
         // 0: going on or on, so new then old is wrong; 1: going off or off, so old then new is wrong; odd
         // numbers of `turn` mark the change between the two, when a pair may begin in one and end in the other.
-        let (turn, done, mixed, pairs) = (AtomicU32::new(0), AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+        let (turn, done, mixed, pairs) =
+            (AtomicU32::new(0), AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
         std::thread::scope(|scope| {
             for thread in 0..4usize {
                 let (functions, turn, done, mixed, pairs) = (&functions, &turn, &done, &mixed, &pairs);

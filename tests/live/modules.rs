@@ -10,7 +10,8 @@ use std::time::Duration;
 
 type Number = unsafe extern "C" fn(u64) -> u64;
 
-const GUEST: &str = "unsigned long guest(unsigned long value) { static volatile unsigned long one = 1; return value + one; }";
+const GUEST: &str =
+    "unsigned long guest(unsigned long value) { static volatile unsigned long one = 1; return value + one; }";
 const PATCH: &str = "
     static unsigned long far(unsigned long value) { return value + 1000; }
     MIDFLIGHT_PATCH(\"guest\");

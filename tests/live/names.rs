@@ -43,8 +43,11 @@ fn exported_names_of_libraries() {
 #[test]
 fn a_module_that_is_not_loaded() {
     let error = check("libnowhere.so!qsort").unwrap_err();
-    assert!(matches!(&error, Error::NotLoaded { module, loaded, .. }
-        if module == "libnowhere.so" && loaded.iter().any(|name| name == "libc.so.6")), "{error}");
+    assert!(
+        matches!(&error, Error::NotLoaded { module, loaded, .. }
+        if module == "libnowhere.so" && loaded.iter().any(|name| name == "libc.so.6")),
+        "{error}"
+    );
 }
 
 #[test]
@@ -92,13 +95,16 @@ fn static_functions_of_one_name_are_ambiguous() {
 #[test]
 fn cpp_names_with_and_without_parameters() {
     let folder = Folder::new();
-    let source = "namespace shop { int price(int x, char const *) { static volatile int v = 1; return x + v; } }";
+    let source =
+        "namespace shop { int price(int x, char const *) { static volatile int v = 1; return x + v; } }";
     let file = folder.path("shop.cc");
     std::fs::write(&file, source).unwrap();
     let library = folder.library_with("libshop2.so", "", &[file.to_str().unwrap()]);
     // SAFETY: a library of plain functions.
     let _opened = unsafe { Library::open(Some(&library), RTLD_NOW | RTLD_LOCAL) }.unwrap();
-    for name in ["shop::price", "shop::price(int, char const*)", "libshop2.so!shop::price", "_ZN4shop5priceEiPKc"] {
+    for name in
+        ["shop::price", "shop::price(int, char const*)", "libshop2.so!shop::price", "_ZN4shop5priceEiPKc"]
+    {
         let function = &check(name).unwrap().functions[0];
         assert_eq!(function.symbol, "_ZN4shop5priceEiPKc", "{name}");
     }

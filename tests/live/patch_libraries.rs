@@ -80,7 +80,10 @@ fn no_code_of_it_runs_before_apply() {
         let patch = Patch::open(fixtures::patch(&folder, "libconstructor.so", source)).unwrap();
         patch.check().unwrap();
         assert!(!ran(), "open and check run nothing of it");
-        assert!(!std::fs::read_to_string("/proc/self/maps").unwrap().contains("libconstructor"), "nor load it");
+        assert!(
+            !std::fs::read_to_string("/proc/self/maps").unwrap().contains("libconstructor"),
+            "nor load it"
+        );
         // SAFETY: same type; the constructor sets a variable.
         let applied = unsafe { patch.apply(&patient()) }.unwrap();
         assert!(ran());
@@ -148,7 +151,8 @@ fn the_original_is_there_before_the_first_call() {
             // Each of these libraries is new, so its original is empty until it is applied.
             for number in 0..30 {
                 let source = source.replace("\"through\")", &format!("\"through-{number}\")"));
-                let patch = Patch::open(fixtures::patch(&folder, &format!("lib{number}.so"), &source)).unwrap();
+                let patch =
+                    Patch::open(fixtures::patch(&folder, &format!("lib{number}.so"), &source)).unwrap();
                 // SAFETY: same type.
                 let applied = unsafe { patch.apply(&patient()) }.unwrap();
                 std::thread::sleep(Duration::from_millis(2));

@@ -65,14 +65,23 @@ impl Caller {
 /// Runs at least `cycles` cycles of `apply` and rollback against `threads` callers, and on until each has
 /// seen both results in ten phases each.
 fn storm(what: &str, threads: usize, cycles: u64, apply: impl Fn() -> Result<Applied, Error>) {
-    let soak = std::env::var("MIDFLIGHT_SOAK").ok().and_then(|text| text.parse().ok()).map(Duration::from_secs);
+    let soak =
+        std::env::var("MIDFLIGHT_SOAK").ok().and_then(|text| text.parse().ok()).map(Duration::from_secs);
     let _watchdog = watchdog::start(soak.unwrap_or_default() + Duration::from_secs(240));
     let callers: Vec<Caller> = (0..threads).map(|_| Caller::default()).collect();
     let done = AtomicBool::new(false);
     let (mut complete, mut late, start) = (0u64, 0u64, Instant::now());
     std::thread::scope(|scope| {
+        let done = &done;
         for caller in &callers {
-            scope.spawn(|| {
+            scope.spawn(move || {
+                if threads > 4 {
+                    // So many callers let the committing thread have its turn; else each commit waits for a round
+                    // of time slices of all of them, which says nothing about commits.
+                    let batch = libc::sched_param { sched_priority: 0 };
+                    // SAFETY: a policy that any thread may take.
+                    assert_eq!(unsafe { libc::sched_setscheduler(0, libc::SCHED_BATCH, &raw const batch) }, 0);
+                }
                 let (mut last, mut value) = (None, 0);
                 while !done.load(Relaxed) {
                     value += 1;
@@ -105,7 +114,9 @@ fn storm(what: &str, threads: usize, cycles: u64, apply: impl Fn() -> Result<App
     let sum = |field: fn(&Caller) -> u64| callers.iter().map(field).sum::<u64>();
     let (calls, wrong) = (sum(|one| one.calls.load(SeqCst)), sum(|one| one.wrong.load(SeqCst)));
     let rate = complete as f64 / start.elapsed().as_secs_f64();
-    println!("{what}: {threads} threads, {complete} cycles, {rate:.0} a second, {late} late, {calls} calls, {wrong} wrong");
+    println!(
+        "{what}: {threads} threads, {complete} cycles, {rate:.0} a second, {late} late, {calls} calls, {wrong} wrong"
+    );
     assert_eq!(wrong, 0);
     assert!(late * 100 <= complete, "{late} of {complete} ended at their deadline");
 }
@@ -162,7 +173,9 @@ fn while_threads_start_and_end() {
             for _ in 0..4 {
                 scope.spawn(|| {
                     while !done.load(SeqCst) {
-                        let short = std::thread::spawn(|| (0..1000).all(|value| [1, 1000].contains(&(live_storm(value) - value))));
+                        let short = std::thread::spawn(|| {
+                            (0..1000).all(|value| [1, 1000].contains(&(live_storm(value) - value)))
+                        });
                         assert!(short.join().unwrap());
                     }
                 });

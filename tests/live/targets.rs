@@ -9,7 +9,7 @@ macro_rules! target {
     ($(fn $name:ident($($argument:ty),*) -> $result:ty { $($line:literal),* $(,)? })*) => {
         $(
             ::std::arch::global_asm!(
-                concat!(".pushsection .text.", stringify!($name), ",\"ax\",@progbits"),
+                concat!(".pushsection .text.", stringify!($name), ",\"axR\",@progbits"),
                 ".p2align 12",
                 concat!(".globl ", stringify!($name)),
                 concat!(".hidden ", stringify!($name)),

@@ -1,7 +1,7 @@
 //! Ends a test that hangs, with the stacks of all threads.
 
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
 /// While it lives, the process is aborted when `limit` passes.
