@@ -2,11 +2,11 @@
 
 use crate::error::{Error, count};
 use crate::options::Options;
-use crate::transaction::{self, Entry};
+use crate::transaction::{self, Entry, Held};
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 /// A patch or transaction that was committed. A handle: clones are the same patch, and dropping it leaves
 /// the patch on.
@@ -26,7 +26,7 @@ impl Applied {
     ///
     /// # Errors
     /// [`Error::NotApplied`] if it was rolled back before; else those of a commit, with nothing changed.
-    pub fn rollback(&self) -> Result<(), Error> {
+    pub fn rollback(&self) -> Result<Held, Error> {
         self.rollback_with(&Options::new())
     }
 
@@ -34,8 +34,8 @@ impl Applied {
     ///
     /// # Errors
     /// As of [`Self::rollback`].
-    pub fn rollback_with(&self, options: &Options) -> Result<(), Error> {
-        transaction::roll_back(&self.entry, options).map(drop)
+    pub fn rollback_with(&self, options: &Options) -> Result<Held, Error> {
+        transaction::roll_back(&self.entry, options)
     }
 
     /// Is it on still?
@@ -58,14 +58,9 @@ impl Applied {
         self.entry.functions.iter().map(|(name, address)| (name.as_str(), *address))
     }
 
-    /// How many other threads were held while it was applied.
-    pub fn threads_held(&self) -> usize {
-        self.entry.report.threads
-    }
-
-    /// How long threads were held while it was applied, at most: from the first signal to the release.
-    pub fn held_for(&self) -> Duration {
-        self.entry.report.held
+    /// What applying it cost the other threads.
+    pub fn held(&self) -> Held {
+        self.entry.held
     }
 
     /// When it was applied.
@@ -77,12 +72,7 @@ impl Applied {
 /// `1 function, 9 threads held 41 µs`
 impl fmt::Display for Applied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let functions = count(self.entry.functions.len(), "function");
-        let threads = count(self.entry.report.threads, "thread");
-        write!(f, "{}: {functions}, {threads} held", self.name())?;
-        if self.threads_held() > 0 {
-            write!(f, " {} µs", self.held_for().as_micros())?;
-        }
+        write!(f, "{}: {}, {}", self.name(), count(self.entry.functions.len(), "function"), self.held())?;
         if self.is_applied() { Ok(()) } else { f.write_str(" (rolled back)") }
     }
 }

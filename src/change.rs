@@ -4,8 +4,8 @@ use crate::applied::Applied;
 use crate::error::Error;
 use crate::options::Options;
 use crate::plan::Check;
-use crate::process::{HeldTarget, Resolver};
-use crate::transaction::{self, Change, MACHINE, OriginalCell, Request};
+use crate::process::{HeldTarget, Remembered, Resolver};
+use crate::transaction::{self, Change, Held, MACHINE, OriginalCell, Request};
 use midflight_patch::{FnPointer, Original};
 use std::fmt;
 use std::sync::Arc;
@@ -65,12 +65,14 @@ impl Target {
 /// println!("{}", change.check()?);
 /// // SAFETY: `my_count` has the type of `app::count` and does what its callers expect.
 /// let applied = unsafe { change.commit(&Options::new())? };
-/// applied.rollback()
+/// applied.rollback()?;
+/// # Ok(())
 /// # }
 /// ```
 #[derive(Debug, Default)]
 pub struct Transaction {
     changes: Vec<(Target, u64, OriginalCell)>,
+    known: Remembered,
 }
 
 impl Transaction {
@@ -83,8 +85,7 @@ impl Transaction {
     /// `[module!]symbol`, the symbol raw or demangled (Rust without its hash, C++ with or without
     /// parameters), or given by its address.
     pub fn replace(&mut self, target: impl Into<Target>, replacement: *const ()) -> &mut Self {
-        self.changes.push((target.into(), replacement as u64, OriginalCell::None));
-        self
+        self.push(target.into(), replacement as u64, OriginalCell::None)
     }
 
     /// As [`Self::replace`], for a function of which the type is known, with a place for the original. It is
@@ -97,7 +98,12 @@ impl Transaction {
     ) -> &mut Self {
         // SAFETY: the cell of a static `Original`, which is one atomic pointer.
         let cell = unsafe { OriginalCell::at(original.as_slot() as u64) };
-        self.changes.push((target.into(), F::address(replacement) as u64, cell));
+        self.push(target.into(), F::address(replacement) as u64, cell)
+    }
+
+    fn push(&mut self, target: Target, replacement: u64, original: OriginalCell) -> &mut Self {
+        self.changes.push((target, replacement, original));
+        self.known.forget();
         self
     }
 
@@ -106,12 +112,9 @@ impl Transaction {
     /// # Errors
     /// What stands in the way, all of it.
     pub fn check(&self) -> Result<Check, Error> {
-        let resolver = Resolver::new(MACHINE);
-        let targets = resolve_all(
-            &resolver,
-            self.changes.iter().map(|(target, replacement, _)| (target, *replacement)),
-        )?;
-        let targets: Vec<_> = targets.into_iter().map(|(target, to)| (target, Some(to))).collect();
+        let targets = self.resolve()?.into_iter().zip(&self.changes);
+        let targets: Vec<_> =
+            targets.map(|(target, (_, replacement, _))| (target, Some(*replacement))).collect();
         transaction::check(&self.name(), &targets)
     }
 
@@ -126,14 +129,17 @@ impl Transaction {
     /// * The target was compiled so that it can be replaced: its callers use nothing of it but its calling
     ///   convention (not inlined, no constant folded in, no register known to survive).
     pub unsafe fn commit(&self, options: &Options) -> Result<Applied, Error> {
-        let resolver = Resolver::new(MACHINE);
-        let targets = resolve_all(&resolver, self.changes.iter().map(|(target, _, cell)| (target, cell)))?;
-        let changes = targets.into_iter().zip(&self.changes).map(|((target, cell), (_, replacement, _))| {
-            Change { target, replacement: *replacement, original: cell.clone() }
-        });
+        let changes =
+            self.resolve()?.into_iter().zip(&self.changes).map(|(target, (_, replacement, original))| {
+                Change { target, replacement: *replacement, original: original.clone() }
+            });
         let changes = changes.collect();
         let request = Request { name: self.name(), path: None, image: None, changes };
         transaction::apply(request, options).map(Applied::new)
+    }
+
+    fn resolve(&self) -> Result<Vec<HeldTarget>, Error> {
+        resolve_all(&self.known, self.changes.iter().map(|(target, ..)| target))
     }
 
     fn name(&self) -> String {
@@ -146,18 +152,20 @@ impl Transaction {
 }
 
 /// Finds all targets, or says of each that it was not found.
-pub(crate) fn resolve_all<'a, T>(
-    resolver: &Resolver,
-    targets: impl Iterator<Item = (&'a Target, T)>,
-) -> Result<Vec<(HeldTarget, T)>, Error> {
-    let (mut found, mut errors) = (Vec::new(), Vec::new());
-    for (target, with) in targets {
-        match target.resolve(resolver) {
-            Ok(target) => found.push((target, with)),
-            Err(error) => errors.push(error),
+pub(crate) fn resolve_all<'a>(
+    known: &Remembered,
+    targets: impl Iterator<Item = &'a Target>,
+) -> Result<Vec<HeldTarget>, Error> {
+    known.resolve(MACHINE, |resolver| {
+        let (mut found, mut errors) = (Vec::new(), Vec::new());
+        for target in targets {
+            match target.resolve(resolver) {
+                Ok(target) => found.push(target),
+                Err(error) => errors.push(error),
+            }
         }
-    }
-    Error::all(errors).map(|()| found)
+        Error::all(errors).map(|()| found)
+    })
 }
 
 /// One function that was replaced by hand. A handle: clones are the same replacement, and dropping it
@@ -181,7 +189,7 @@ impl<F: FnPointer> Hook<F> {
     ///
     /// # Errors
     /// As of [`Applied::rollback`].
-    pub fn rollback(&self) -> Result<(), Error> {
+    pub fn rollback(&self) -> Result<Held, Error> {
         self.applied.rollback()
     }
 
@@ -215,7 +223,8 @@ impl<F> fmt::Debug for Hook<F> {
 /// let hook = unsafe { midflight::replace(old as fn(u64) -> u64, new as fn(u64) -> u64)? };
 /// let as_before = hook.original()(7);
 /// # let _ = as_before;
-/// hook.rollback()
+/// hook.rollback()?;
+/// # Ok(())
 /// # }
 /// ```
 ///

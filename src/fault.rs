@@ -81,7 +81,7 @@ mod armed {
     }
 
     pub(crate) fn take(number: libc::c_long) -> Option<i32> {
-        if NUMBER.load(SeqCst) != number as i64 {
+        if NUMBER.load(SeqCst) != number {
             return None;
         }
         if SKIP.fetch_update(SeqCst, SeqCst, |skip| skip.checked_sub(1)).is_ok() {

@@ -63,6 +63,7 @@ pub use midflight_patch::{FnPointer, Original};
 pub use options::Options;
 pub use patch::Patch;
 pub use plan::{Check, CheckedFunction};
+pub use transaction::Held;
 
 pub(crate) use midflight_arch as arch;
 

@@ -7,11 +7,12 @@ use crate::loader::{self, Loaded};
 use crate::manifest::{self, Manifest};
 use crate::options::Options;
 use crate::plan::Check;
-use crate::process::{HeldTarget, Resolver};
+use crate::process::{HeldTarget, Remembered};
 use crate::transaction::{self, Change, MACHINE, OriginalCell, Request};
+use parking_lot::Mutex;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 /// A patch library that was opened: its manifest has been read from its bytes, and none of its code has
 /// run. A handle: clones are the same patch, and dropping it changes nothing.
@@ -27,6 +28,7 @@ struct Inner {
     bytes: Arc<[u8]>,
     manifest: Manifest,
     targets: Vec<Target>,
+    known: Remembered,
     /// Once loaded it stays so.
     loaded: Mutex<Option<Loaded>>,
 }
@@ -42,8 +44,9 @@ impl Patch {
         let manifest = manifest::parse(&bytes, MACHINE)
             .map_err(|fault| Error::BadPatch { path: path.clone(), fault })?;
         let targets = manifest.replacements.iter().map(|one| Target::Name(one.target.clone())).collect();
-        let loaded = Mutex::new(None);
-        Ok(Self { inner: Arc::new(Inner { path, bytes: bytes.into(), manifest, targets, loaded }) })
+        let (known, loaded) = (Remembered::default(), Mutex::new(None));
+        let bytes = bytes.into();
+        Ok(Self { inner: Arc::new(Inner { path, bytes, manifest, targets, known, loaded }) })
     }
 
     /// The name that the patch gives itself.
@@ -132,9 +135,7 @@ impl Patch {
     }
 
     fn resolve(&self) -> Result<Vec<HeldTarget>, Error> {
-        let resolver = Resolver::new(MACHINE);
-        let targets = resolve_all(&resolver, self.inner.targets.iter().map(|target| (target, ())))?;
-        Ok(targets.into_iter().map(|(target, ())| target).collect())
+        resolve_all(&self.inner.known, self.inner.targets.iter())
     }
 
     /// What can be known to fail fails before any code of the library runs.
@@ -158,11 +159,11 @@ impl Patch {
     }
 
     fn loaded(&self) -> Option<Loaded> {
-        *self.inner.loaded.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.inner.loaded.lock()
     }
 
     fn load(&self) -> Result<Loaded, Error> {
-        let mut loaded = self.inner.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut loaded = self.inner.loaded.lock();
         match *loaded {
             Some(loaded) => Ok(loaded),
             None => {

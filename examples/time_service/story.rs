@@ -116,18 +116,17 @@ impl Story {
         let applied = unsafe { patch.apply(&Options::new())? };
         let took = began.elapsed();
         println!("  applied {applied}");
-        let held = Some((applied.threads_held(), applied.held_for()));
-        self.commits.push(Commit { phase, held, took });
+        self.commits.push(Commit { phase, held: applied.held(), took });
         Ok(applied)
     }
 
     fn roll_back(&mut self, phase: Phase, applied: &Applied) -> Result<()> {
         self.load.enter(phase);
         let began = Instant::now();
-        applied.rollback()?;
+        let held = applied.rollback()?;
         let took = began.elapsed();
-        println!("  rolled back {}", applied.name());
-        self.commits.push(Commit { phase, held: None, took });
+        println!("  rolled back {}: {held}", applied.name());
+        self.commits.push(Commit { phase, held, took });
         Ok(())
     }
 

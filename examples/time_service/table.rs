@@ -3,13 +3,13 @@
 use crate::client::{Counts, Tally};
 use crate::phase::Phase;
 use crate::reply::Form;
+use midflight::Held;
 use std::time::Duration;
 
 /// A commit, to be told at the end.
 pub(crate) struct Commit {
     pub(crate) phase: Phase,
-    /// How many threads were held and for how long; known of an apply only.
-    pub(crate) held: Option<(usize, Duration)>,
+    pub(crate) held: Held,
     /// How long the whole call took.
     pub(crate) took: Duration,
 }
@@ -34,13 +34,9 @@ pub(crate) fn print_phases(tallies: &[Tally]) -> Counts {
 pub(crate) fn print_commits(commits: &[Commit]) {
     println!("{:<24} {:>12} {:>10} {:>12}", "commit", "threads held", "held for", "whole call");
     for Commit { phase, held, took } in commits {
-        let (threads, held) = match held {
-            Some((threads, held)) => (threads.to_string(), micros(held.as_micros())),
-            None => ("-".to_owned(), "-".to_owned()),
-        };
-        println!("{:<24} {threads:>12} {held:>10} {:>12}", phase.name(), micros(took.as_micros()));
+        let (threads, time) = (held.threads, micros(held.time.as_micros()));
+        println!("{:<24} {threads:>12} {time:>10} {:>12}", phase.name(), micros(took.as_micros()));
     }
-    println!("A rollback does not report how long it held threads: at most as long as the whole call took.");
 }
 
 /// How many requests were made.

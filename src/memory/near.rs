@@ -32,7 +32,7 @@ impl NearBlock {
     }
 
     /// Run-time address of the first byte of code.
-    pub(crate) fn code(&self) -> u64 {
+    pub(crate) fn start(&self) -> u64 {
         self.start
     }
 

@@ -4,8 +4,10 @@ mod image;
 mod maps;
 mod modules;
 mod names;
+mod remember;
 mod resolve;
 
 pub(crate) use maps::MemoryMap;
 pub(crate) use modules::{ModuleHold, bias_of};
+pub(crate) use remember::Remembered;
 pub(crate) use resolve::{HeldTarget, Resolver, Target};

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// A loaded module.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Module {
     /// Its file. For the executable what `/proc/self/exe` points to.
     pub(crate) path: PathBuf,
@@ -125,7 +125,7 @@ unsafe extern "C" fn note(info: *mut libc::dl_phdr_info, _size: usize, modules: 
     } else {
         PathBuf::from(OsStr::from_bytes(name))
     };
-    let bias = info.dlpi_addr as u64;
+    let bias = info.dlpi_addr;
     let loads = headers.iter().filter(|header| header.p_type == libc::PT_LOAD);
     let segments = loads.map(|header| {
         let start = bias.wrapping_add(header.p_vaddr);

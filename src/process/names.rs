@@ -28,15 +28,13 @@ impl<'a> TargetName<'a> {
 #[derive(Debug)]
 pub(crate) struct Matcher<'a> {
     wanted: &'a str,
-    /// The longest identifier in `wanted`: every mangling that can give `wanted` spells it out.
+    /// An identifier that every mangling of `wanted` spells out.
     needle: &'a [u8],
 }
 
 impl<'a> Matcher<'a> {
     pub(crate) fn new(wanted: &'a str) -> Self {
-        let identifiers = wanted.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-        let needle = identifiers.max_by_key(|identifier| identifier.len()).unwrap_or("").as_bytes();
-        Self { wanted, needle }
+        Self { wanted, needle: needle(wanted).as_bytes() }
     }
 
     /// Is the symbol `raw` called so, raw or demangled?
@@ -73,6 +71,19 @@ pub(crate) fn nearest(wanted: &str, names: impl Iterator<Item = String>) -> Vec<
     ranked.sort();
     ranked.dedup_by(|a, b| a.1 == b.1);
     ranked.into_iter().take(5).map(|(_, name)| name).collect()
+}
+
+/// The longest identifier of the path alone: types in parameters and arguments are abbreviated, so are
+/// operators and closures.
+fn needle(wanted: &str) -> &str {
+    let head = wanted.split('(').next().unwrap_or("");
+    let path = match head.strip_prefix('<') {
+        Some(of_an_impl) => of_an_impl.rsplit(">::").next().unwrap_or(""),
+        None => head.split('<').next().unwrap_or(""),
+    };
+    let path = path.split(['{', '<']).next().unwrap_or("").split("operator").next().unwrap_or("");
+    let identifiers = path.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    identifiers.max_by_key(|identifier| identifier.len()).unwrap_or("")
 }
 
 fn is_mangled(text: &str) -> bool {
@@ -146,7 +157,11 @@ mod tests {
             ("<app::Clock as app::Tell>::tell", "_RNvXCs1234_3appNtB2_5ClockNtB2_4Tell4tell"),
             ("ns::count", "_ZN2ns5countEi"),
             ("ns::count(int)", "_ZN2ns5countEi"),
+            ("shop::price(int, char const*)", "_ZN4shop5priceEiPKc"),
             ("_ZN2ns5countEi", "_ZN2ns5countEi"),
+            ("ns::operator==(ns::thing const&, ns::thing const&)", "_ZN2nseqERKNS_5thingES2_"),
+            ("app::count::{closure#0}", "_RNCNvCs1234_3app5count0B3_"),
+            ("app::count::{{closure}}", "_ZN3app5count28_$u7b$$u7b$closure$u7d$$u7d$17h0123456789abcdefE"),
         ];
         for (wanted, raw) in all {
             assert!(Matcher::new(wanted).matches(raw.as_bytes()), "{wanted} {raw}");

@@ -156,7 +156,10 @@ impl Fd {
         // SAFETY: the kernel fills a `struct stat`, which is what libc declares on these two machines.
         unsafe { call(libc::SYS_fstat, [self.0 as usize, stat.as_mut_ptr() as usize, 0, 0, 0, 0])? };
         // SAFETY: zeroed, then filled; every bit pattern is a `stat`.
-        Ok(u64::from(unsafe { stat.assume_init() }.st_nlink))
+        let links = unsafe { stat.assume_init() }.st_nlink;
+        // Its type is not the same on all machines.
+        #[allow(clippy::useless_conversion)]
+        Ok(u64::from(links))
     }
 }
 

@@ -95,6 +95,7 @@ impl Drop for Hold {
     fn drop(&mut self) {
         MEETING.release();
         sys::futex_wake_all(&MEETING.epoch);
+        crate::fault::reached(crate::fault::Stage::Released);
     }
 }
 

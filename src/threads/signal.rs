@@ -99,7 +99,7 @@ pub(super) fn blocked_by(tid: i32) -> Option<i32> {
 /// `siginfo_t` for a queued signal as the kernel lays it out on 64-bit machines
 /// (include/uapi/asm-generic/siginfo.h).
 #[repr(C)]
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct SignalInfo {
     signal: i32,
     errno: i32,
@@ -109,12 +109,6 @@ struct SignalInfo {
     uid: u32,
     value: u64,
     _rest: [u64; 12],
-}
-
-impl Default for SignalInfo {
-    fn default() -> Self {
-        Self { signal: 0, errno: 0, code: 0, _gap: 0, pid: 0, uid: 0, value: 0, _rest: [0; 12] }
-    }
 }
 
 const _: () = assert!(size_of::<SignalInfo>() == 128);

@@ -1,7 +1,7 @@
 //! The commit: hold, write, let go. What is written was prepared; what is known changes afterwards.
 
-use super::registry::{Entry, Registry, Report, lock_commits, next_id};
-use super::site::{Layer, OriginalCell, Work};
+use super::registry::{Entry, Held, Registry, lock_commits, next_id};
+use super::site::{Layer, Work};
 use super::{Change, HOST, Request, prepare};
 use crate::arch::Form;
 use crate::error::Error;
@@ -25,7 +25,7 @@ pub(crate) fn apply(request: Request, options: &Options) -> Result<Arc<Entry>, E
         check_not_applied(&request, &registry)?;
         prepare::prepare(&request.changes, &mut registry)?
     };
-    let report = carry_out(work, options, deadline, &request.changes)?;
+    let held = carry_out(work, options, deadline, &request.changes)?;
     let entry = Arc::new(Entry {
         id: next_id(),
         name: request.name,
@@ -33,18 +33,18 @@ pub(crate) fn apply(request: Request, options: &Options) -> Result<Arc<Entry>, E
         image: request.image,
         functions: request.changes.iter().map(|change| change.name_and_address()).collect(),
         since: SystemTime::now(),
-        report,
+        held,
         on: AtomicBool::new(true),
     });
     enter(&entry, request.changes, forms)?;
     tracing::info!(
-        patch = entry.name, functions = entry.functions.len(), threads = report.threads, held = ?report.held, "applied"
+        patch = entry.name, functions = entry.functions.len(), threads = held.threads, time = ?held.time, "applied"
     );
     Ok(entry)
 }
 
 /// Takes all changes of `entry` off, or none.
-pub(crate) fn roll_back(entry: &Arc<Entry>, options: &Options) -> Result<Report, Error> {
+pub(crate) fn roll_back(entry: &Arc<Entry>, options: &Options) -> Result<Held, Error> {
     let deadline = Deadline::of(options);
     let commit = lock_commits(deadline.at, deadline.after)?;
     let mut forms: BTreeMap<u64, Form> = BTreeMap::new();
@@ -61,7 +61,7 @@ pub(crate) fn roll_back(entry: &Arc<Entry>, options: &Options) -> Result<Report,
         }
         work
     };
-    let report = carry_out(work, options, deadline, &[])?;
+    let held = carry_out(work, options, deadline, &[])?;
     let mut unused = Vec::new();
     {
         let mut registry = Registry::lock()?;
@@ -76,8 +76,8 @@ pub(crate) fn roll_back(entry: &Arc<Entry>, options: &Options) -> Result<Report,
     // Where nothing is locked: destructors of a library may run when the last hold on it goes.
     drop(commit);
     drop(unused);
-    tracing::info!(patch = entry.name, threads = report.threads, held = ?report.held, "rolled back");
-    Ok(report)
+    tracing::info!(patch = entry.name, threads = held.threads, time = ?held.time, "rolled back");
+    Ok(held)
 }
 
 /// When to give up.
@@ -95,13 +95,13 @@ impl Deadline {
 }
 
 /// Holds the threads if that is needed, and writes.
-fn carry_out(work: Work, options: &Options, deadline: Deadline, changes: &[Change]) -> Result<Report, Error> {
+fn carry_out(work: Work, options: &Options, deadline: Deadline, changes: &[Change]) -> Result<Held, Error> {
     if !work.needs_hold() {
         for pointer in &work.pointers {
             // SAFETY: a slot or an original of the registry, which live for ever.
             memory::publish(unsafe { AtomicU64::from_ptr(pointer.cell as *mut u64) }, pointer.value);
         }
-        return Ok(Report::default());
+        return Ok(Held::default());
     }
     let map = MemoryMap::read()?;
     if !memory::has_barrier() {
@@ -114,10 +114,9 @@ fn carry_out(work: Work, options: &Options, deadline: Deadline, changes: &[Chang
     let hold = crew.hold(&work.dangers, deadline.at, deadline.after)?;
     // From here to the release: no allocation, lock, panic, log, std I/O.
     let written = writer.write(&hold.proof());
-    let (threads, held) = hold.release();
-    crate::fault::reached(crate::fault::Stage::Released);
+    let (threads, time) = hold.release();
     match written {
-        Ok(()) => Ok(Report { threads, held }),
+        Ok(()) => Ok(Held { threads, time }),
         Err(failure) => Err(explain(failure, &writer, changes)),
     }
 }
@@ -180,11 +179,5 @@ fn check_not_applied(request: &Request, registry: &Registry) -> Result<(), Error
     match registry.entries.iter().find(same) {
         Some(entry) => Err(Error::AlreadyApplied { name: entry.name.clone() }),
         None => Ok(()),
-    }
-}
-
-impl Default for OriginalCell {
-    fn default() -> Self {
-        Self::None
     }
 }

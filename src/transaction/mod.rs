@@ -8,6 +8,7 @@ mod registry;
 mod site;
 
 pub(crate) use commit::{apply, roll_back};
+pub use registry::Held;
 pub(crate) use registry::{Entry, applied};
 pub(crate) use site::OriginalCell;
 

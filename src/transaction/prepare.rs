@@ -149,11 +149,10 @@ fn check_overlaps(new: &[NewSite<'_>], registry: &Registry) -> Result<(), Error>
     };
     let sites = new.iter().enumerate().map(|(number, site)| (number, site.measure.site(), length(site)));
     let name = |site: &NewSite<'_>| site.change.target.target.name.clone();
-    if let Some((one, other)) = plan::overlap(sites) {
-        if let (Some(one), Some(other)) = (new.get(one), new.get(other)) {
-            let (address, other_address) = (other.measure.site(), one.measure.site());
-            return Err(Error::Overlap { target: name(other), address, other: name(one), other_address });
-        }
+    let pair = plan::overlap(sites).and_then(|(one, other)| Some((new.get(one)?, new.get(other)?)));
+    if let Some((one, other)) = pair {
+        let (address, other_address) = (other.measure.site(), one.measure.site());
+        return Err(Error::Overlap { target: name(other), address, other: name(one), other_address });
     }
     for site in new {
         let address = site.change.target.target.address;
@@ -187,7 +186,7 @@ fn place(new: &[NewSite<'_>], map: MemoryMap, registry: &mut Registry) -> Result
         let first = group.members.first().copied().unwrap_or_default();
         let window = format!("{:#x}..{:#x}", group.window.start(), group.window.end());
         let mut block = map_block(group, &mut map)?.ok_or_else(|| no_memory(first, window))?;
-        let places = plan::lay_out(HOST, group, &needs, block.code());
+        let places = plan::lay_out(HOST, group, &needs, block.start());
         let mut sites = Vec::with_capacity(places.len());
         for (number, places) in group.members.iter().zip(&places) {
             let Some(new) = new.get(*number) else { continue };

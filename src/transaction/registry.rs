@@ -5,6 +5,7 @@ use super::site::Site;
 use crate::error::Error;
 use crate::sys;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{
@@ -43,7 +44,7 @@ pub(crate) struct Entry {
     /// When it was committed.
     pub(crate) since: SystemTime,
     /// What the commit cost.
-    pub(crate) report: Report,
+    pub(crate) held: Held,
     /// False once it was rolled back.
     pub(crate) on: AtomicBool,
 }
@@ -60,9 +61,20 @@ impl Entry {
 
 /// What a commit cost the other threads.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Report {
-    pub(crate) threads: usize,
-    pub(crate) held: Duration,
+#[non_exhaustive]
+pub struct Held {
+    /// How many were held; none if one store was enough.
+    pub threads: usize,
+    /// How long, at most: from the first signal to the moment when all may go on.
+    pub time: Duration,
+}
+
+/// `9 threads held 41 µs`
+impl fmt::Display for Held {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} held", crate::error::count(self.threads, "thread"))?;
+        if self.threads > 0 { write!(f, " {} µs", self.time.as_micros()) } else { Ok(()) }
+    }
 }
 
 impl Registry {

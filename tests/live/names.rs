@@ -72,7 +72,7 @@ fn static_functions_of_one_name_are_ambiguous() {
     let half = |value: u32| {
         format!(
             "static __attribute__((noinline, used)) int twin(int x) {{ static volatile int v = {value}; return x + v; }}
-             int call_{value}(int x) {{ return twin(x); }}"
+             int call_{value}(int x) {{ static volatile int v = {value}; return v + v + x + twin(x); }}"
         )
     };
     std::fs::write(folder.path("other.c"), half(2)).unwrap();
