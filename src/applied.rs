@@ -2,7 +2,7 @@
 
 use crate::error::{Error, count};
 use crate::options::Options;
-use crate::transaction::{self, Entry, Held};
+use crate::transaction::{self, Entry, Held, Session};
 use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
@@ -35,7 +35,7 @@ impl Applied {
     /// # Errors
     /// As of [`Self::rollback`].
     pub fn rollback_with(&self, options: &Options) -> Result<Held, Error> {
-        transaction::roll_back(&self.entry, options)
+        Session::begin(options)?.roll_back(&self.entry)
     }
 
     /// Is it on still?

@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::options::Options;
 use crate::plan::Check;
 use crate::process::{HeldTarget, Remembered, Resolver};
-use crate::transaction::{self, Change, Held, MACHINE, OriginalCell, Request};
+use crate::transaction::{Change, Held, MACHINE, OriginalCell, Request, Session};
 use midflight_patch::{FnPointer, Original};
 use std::fmt;
 use std::sync::Arc;
@@ -112,10 +112,11 @@ impl Transaction {
     /// # Errors
     /// What stands in the way, all of it.
     pub fn check(&self) -> Result<Check, Error> {
+        let session = Session::to_look()?;
         let targets = self.resolve()?.into_iter().zip(&self.changes);
         let targets: Vec<_> =
             targets.map(|(target, (_, replacement, _))| (target, Some(*replacement))).collect();
-        transaction::check(&self.name(), &targets)
+        session.check(&self.name(), &targets)
     }
 
     /// Commits: from one moment on all changes are in force; or an error says why none is.
@@ -129,13 +130,14 @@ impl Transaction {
     /// * The target was compiled so that it can be replaced: its callers use nothing of it but its calling
     ///   convention (not inlined, no constant folded in, no register known to survive).
     pub unsafe fn commit(&self, options: &Options) -> Result<Applied, Error> {
+        let session = Session::begin(options)?;
         let changes =
             self.resolve()?.into_iter().zip(&self.changes).map(|(target, (_, replacement, original))| {
                 Change { target, replacement: *replacement, original: original.clone() }
             });
         let changes = changes.collect();
         let request = Request { name: self.name(), path: None, image: None, changes };
-        transaction::apply(request, options).map(Applied::new)
+        session.apply(request).map(Applied::new)
     }
 
     fn resolve(&self) -> Result<Vec<HeldTarget>, Error> {
@@ -235,12 +237,13 @@ impl<F> fmt::Debug for Hook<F> {
 /// # Safety
 /// As of [`Transaction::commit`].
 pub unsafe fn replace<F: FnPointer>(old: F, new: F) -> Result<Hook<F>, Error> {
+    let session = Session::begin(&Options::new())?;
     let target = Resolver::new(MACHINE).by_address(F::address(old) as u64)?;
     let original = Arc::new(AtomicU64::new(0));
     let cell = OriginalCell::Shared(Arc::clone(&original));
     let name = target.target.name.clone();
     let changes = vec![Change { target, replacement: F::address(new) as u64, original: cell }];
     let request = Request { name, path: None, image: None, changes };
-    let applied = Applied::new(transaction::apply(request, &Options::new())?);
+    let applied = Applied::new(session.apply(request)?);
     Ok(Hook { applied, original, _function: std::marker::PhantomData })
 }

@@ -73,6 +73,11 @@ pub(crate) use midflight_arch as arch;
 #[unsafe(link_section = "midflight_engine")]
 static ENGINE: [u8; 5] = *b"0.1.0";
 
+/// The README's Rust is compiled with the documentation's.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
+
 /// For the fuzzer.
 #[cfg(fuzzing)]
 #[doc(hidden)]

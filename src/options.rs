@@ -15,8 +15,8 @@ use std::time::Duration;
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Options {
-    /// How long the commit may take as a whole, waiting for another commit included. When it passes, nothing
-    /// has changed. One second unless set.
+    /// How long another commit is waited for, and then how long the commit tries to bring all threads to a
+    /// safe place. When it passes, nothing has changed. One second unless set.
     pub deadline: Duration,
     /// Threads that are neither held nor looked at, by their number in `/proc/self/task`.
     pub ignored_threads: Vec<i32>,
@@ -28,7 +28,7 @@ impl Options {
         Self { deadline: Duration::from_secs(1), ignored_threads: Vec::new() }
     }
 
-    /// How long the commit may take.
+    /// How long to wait.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;

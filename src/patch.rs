@@ -8,7 +8,7 @@ use crate::manifest::{self, Manifest};
 use crate::options::Options;
 use crate::plan::Check;
 use crate::process::{HeldTarget, Remembered};
-use crate::transaction::{self, Change, MACHINE, OriginalCell, Request};
+use crate::transaction::{self, Change, MACHINE, OriginalCell, Request, Session};
 use parking_lot::Mutex;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -70,6 +70,7 @@ impl Patch {
     /// # Errors
     /// What stands in the way, all of it.
     pub fn check(&self) -> Result<Check, Error> {
+        let session = Session::to_look()?;
         let bias = self.loaded().map(|loaded| loaded.bias);
         let mut errors = Vec::new();
         errors.extend(self.check_symbols().err());
@@ -80,7 +81,7 @@ impl Patch {
             };
             targets.into_iter().zip(replacements).map(with).collect::<Vec<_>>()
         });
-        let check = targets.and_then(|targets| transaction::check(self.name(), &targets));
+        let check = targets.and_then(|targets| session.check(self.name(), &targets));
         match check {
             Ok(check) => Error::all(errors).map(|()| check),
             Err(error) => {
@@ -106,8 +107,9 @@ impl Patch {
         if self.is_applied() {
             return Err(Error::AlreadyApplied { name: self.name().to_owned() });
         }
+        let session = Session::begin(options)?;
         let targets = self.resolve()?;
-        self.check_before_loading(&targets)?;
+        self.check_before_loading(&session, &targets)?;
         let loaded = self.load()?;
         let changes = targets.into_iter().zip(&self.inner.manifest.replacements).map(|(target, one)| {
             let original = match one.original {
@@ -124,7 +126,7 @@ impl Patch {
             image: Some(Arc::clone(&self.inner.bytes)),
             changes: changes.collect(),
         };
-        transaction::apply(request, options).map(Applied::new)
+        session.apply(request).map(Applied::new)
     }
 
     fn is_applied(&self) -> bool {
@@ -139,13 +141,13 @@ impl Patch {
     }
 
     /// What can be known to fail fails before any code of the library runs.
-    fn check_before_loading(&self, targets: &[HeldTarget]) -> Result<(), Error> {
+    fn check_before_loading(&self, session: &Session, targets: &[HeldTarget]) -> Result<(), Error> {
         if self.loaded().is_some() {
             return Ok(());
         }
         self.check_symbols()?;
         let targets: Vec<_> = targets.iter().map(|target| (target.clone(), None)).collect();
-        transaction::check(self.name(), &targets).map(drop)
+        session.check(self.name(), &targets).map(drop)
     }
 
     fn check_symbols(&self) -> Result<(), Error> {

@@ -129,7 +129,7 @@ impl Watched {
         let mut failed = Ok(());
         for applied in all.into_iter().rev() {
             match applied.rollback() {
-                Ok(()) => println!("{}: rolled back {}", name.display(), applied.name()),
+                Ok(held) => println!("{}: rolled back {}, {held}", name.display(), applied.name()),
                 Err(error) => {
                     failed = Err(error.into());
                     self.on.entry(name.to_owned()).or_default().insert(0, applied);

@@ -16,7 +16,7 @@ pub(crate) struct Step {
 pub(crate) const END: u64 = 0;
 /// System call: number, three arguments. An error ends the script.
 pub(crate) const CALL_KERNEL: u64 = 1;
-/// Address, address, length (not zero). A difference ends the script.
+/// Address, address, length (not zero). A difference ends the script (EILSEQ).
 pub(crate) const COMPARE: u64 = 2;
 /// To, from, length; in no particular units.
 pub(crate) const COPY: u64 = 3;
@@ -33,8 +33,6 @@ pub(crate) const CALL_KERNEL_OR_DIE: u64 = 7;
 /// Makes stores to [start, end) visible to instruction fetch.
 #[cfg(target_arch = "aarch64")]
 pub(crate) const COHERE: u64 = 8;
-/// What a comparison that failed answers, negated.
-pub(crate) const DIFFERENT: i32 = libc::EILSEQ;
 
 /// Carries out steps until END; answers null, or the step that failed with `answer` filled.
 ///
@@ -96,7 +94,7 @@ pub(crate) unsafe extern "C" fn run(steps: *const Step, answer: *mut i64) -> *co
         "mov rcx, qword ptr [rbx + 24]",
         "repe cmpsb",
         "je 21b",
-        "mov rax, -84", // DIFFERENT
+        "mov rax, -84", // EILSEQ
         "jmp 28b",
         "33:", // COPY
         "mov rdi, qword ptr [rbx + 8]",
@@ -208,7 +206,7 @@ pub(crate) unsafe extern "C" fn run(steps: *const Step, answer: *mut i64) -> *co
         "b.ne 42b",
         "b 21b",
         "43:",
-        "mov x0, #-84", // DIFFERENT
+        "mov x0, #-84", // EILSEQ
         "b 28b",
         "33:", // COPY
         "ldp x0, x1, [x19, #8]",

@@ -3,9 +3,6 @@
 use crate::held::{self, Step};
 use crate::sys::Errno;
 
-/// What a comparison that failed gives instead of a system's error number.
-pub(super) const DIFFERENT: Errno = Errno(held::DIFFERENT);
-
 /// Steps in order. Addresses in it are kept valid by whoever builds it.
 #[derive(Debug, Default)]
 pub(super) struct Script(Vec<Step>);

@@ -6,7 +6,7 @@
 //! by run in reverse.
 
 use super::coherence;
-use super::script::{DIFFERENT, Script};
+use super::script::Script;
 use crate::proof::Quiescent;
 use crate::sys::Errno;
 use std::ops::Range;
@@ -120,7 +120,6 @@ impl Writer {
                 (WriteFailure::Kernel("write code", errno), self.undo_from.len())
             }
         };
-        debug_assert!(errno != DIFFERENT || !matches!(failure, WriteFailure::Kernel(..)));
         if let Some(from) = complete_runs.checked_sub(1).and_then(|last| self.undo_from.get(last)) {
             // SAFETY: as above; puts the old bytes back where the new ones are.
             let _ = unsafe { self.undo.run_from(*from) };

@@ -124,7 +124,7 @@ impl Crew {
         deadline: u64,
         waited: Duration,
     ) -> Result<Hold, Error> {
-        let mut pause = FIRST_PAUSE;
+        let (mut pause, mut telling) = (FIRST_PAUSE, None);
         loop {
             let trouble = match self.try_hold(dangers, deadline) {
                 Ok(hold) => return Ok(hold),
@@ -133,11 +133,19 @@ impl Crew {
             let late = sys::now() >= deadline;
             match trouble {
                 Trouble::Kernel(step, errno) => return Err(kernel(step)(errno)),
-                Trouble::Room if !late => {}
-                Trouble::Room => return Err(self.too_late(self.me, NotSafe::ListChanges, waited)),
-                Trouble::NotParked(tid) => return Err(self.too_late(tid, why_not_parked(tid), waited)),
-                Trouble::Thread(tid, reason) if late => return Err(self.too_late(tid, reason, waited)),
-                Trouble::Thread(..) => {}
+                // The last attempt is cut short by the deadline; what failed before tells more.
+                Trouble::Thread(_, NotSafe::ListChanges | NotSafe::StillLeaving) if telling.is_some() => {}
+                Trouble::Thread(tid, reason) => telling = Some((tid, reason)),
+                Trouble::NotParked(tid) if telling.is_none() => telling = Some((tid, why_not_parked(tid))),
+                Trouble::NotParked(_) | Trouble::Room => {}
+            }
+            if late {
+                let (tid, reason) = telling.unwrap_or((self.me, NotSafe::ListChanges));
+                return Err(Error::Deadline {
+                    thread: ThreadName { tid, name: task::name(tid) },
+                    reason,
+                    waited,
+                });
             }
             sys::sleep(pause);
             pause = (pause * 2).min(LONGEST_PAUSE);
@@ -163,10 +171,6 @@ impl Crew {
             .collect();
         self.members.reserve(self.members.len() + 64);
         Ok(())
-    }
-
-    fn too_late(&self, tid: i32, reason: NotSafe, waited: Duration) -> Error {
-        Error::Deadline { thread: ThreadName { tid, name: task::name(tid) }, reason, waited }
     }
 
     /// One attempt. The threads are free again when it fails.

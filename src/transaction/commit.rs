@@ -1,5 +1,6 @@
 //! The commit: hold, write, let go. What is written was prepared; what is known changes afterwards.
 
+use super::lock::Guard;
 use super::registry::{Entry, Held, Registry, lock_commits, next_id};
 use super::site::{Layer, Work};
 use super::{Change, HOST, Request, prepare};
@@ -15,55 +16,74 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::time::{Duration, SystemTime};
 
-/// Puts all changes of `request` on, or none.
-pub(crate) fn apply(request: Request, options: &Options) -> Result<Arc<Entry>, Error> {
-    check_targets(&request.changes)?;
-    let deadline = Deadline::of(options);
-    let _commit = lock_commits(deadline.at, deadline.after)?;
-    let (work, forms) = {
-        let mut registry = Registry::lock()?;
-        check_not_applied(&request, &registry)?;
-        prepare::prepare(&request.changes, &mut registry)?
-    };
-    let held = carry_out(work, options, deadline, &request.changes)?;
-    let entry = Arc::new(Entry {
-        id: next_id(),
-        name: request.name,
-        path: request.path,
-        image: request.image,
-        functions: request.changes.iter().map(|change| change.name_and_address()).collect(),
-        since: SystemTime::now(),
-        held,
-        on: AtomicBool::new(true),
-    });
-    enter(&entry, request.changes, forms)?;
-    tracing::info!(
-        patch = entry.name, functions = entry.functions.len(), threads = held.threads, time = ?held.time, "applied"
-    );
-    Ok(entry)
+/// How long a look waits for a commit under way.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The right to commit, which one thread at a time has. Whatever asks the dynamic linker (finding, holding and
+/// loading modules) is done under it too: fork waits for it, since glibc leaves the linker's lock as it was in
+/// a child.
+#[derive(Debug)]
+pub(crate) struct Session {
+    options: Options,
+    _commit: Guard<'static, ()>,
 }
 
-/// Takes all changes of `entry` off, or none.
-pub(crate) fn roll_back(entry: &Arc<Entry>, options: &Options) -> Result<Held, Error> {
-    let deadline = Deadline::of(options);
-    let commit = lock_commits(deadline.at, deadline.after)?;
-    let mut forms: BTreeMap<u64, Form> = BTreeMap::new();
-    let work = {
-        let registry = Registry::lock()?;
-        if !entry.is_on() {
-            return Err(Error::NotApplied { name: entry.name.clone() });
-        }
-        let mut work = Work::default();
-        for (_, address) in &entry.functions {
-            if let Some(site) = registry.sites.get(address) {
-                forms.insert(*address, site.take_off(HOST, entry.id, &mut work)?);
+impl Session {
+    /// Waits for the right, at most as long as `options` say.
+    pub(crate) fn begin(options: &Options) -> Result<Self, Error> {
+        let deadline = Deadline::of(options);
+        Ok(Self { options: options.clone(), _commit: lock_commits(deadline.at, deadline.after)? })
+    }
+
+    /// For what changes nothing and has no options.
+    pub(crate) fn to_look() -> Result<Self, Error> {
+        Self::begin(&Options::new().deadline(PATIENCE))
+    }
+
+    /// Puts all changes of `request` on, or none.
+    pub(crate) fn apply(&self, request: Request) -> Result<Arc<Entry>, Error> {
+        check_targets(&request.changes)?;
+        let (work, forms) = {
+            let mut registry = Registry::lock()?;
+            check_not_applied(&request, &registry)?;
+            prepare::prepare(&request.changes, &mut registry)?
+        };
+        let held = carry_out(work, &self.options, &request.changes)?;
+        let entry = Arc::new(Entry {
+            id: next_id(),
+            name: request.name,
+            path: request.path,
+            image: request.image,
+            functions: request.changes.iter().map(|change| change.name_and_address()).collect(),
+            since: SystemTime::now(),
+            held,
+            on: AtomicBool::new(true),
+        });
+        enter(&entry, request.changes, forms)?;
+        let (patch, functions) = (&entry.name, entry.functions.len());
+        tracing::info!(patch, functions, threads = held.threads, time = ?held.time, "applied");
+        Ok(entry)
+    }
+
+    /// Takes all changes of `entry` off, or none.
+    pub(crate) fn roll_back(&self, entry: &Arc<Entry>) -> Result<Held, Error> {
+        let mut forms: BTreeMap<u64, Form> = BTreeMap::new();
+        let work = {
+            let registry = Registry::lock()?;
+            if !entry.is_on() {
+                return Err(Error::NotApplied { name: entry.name.clone() });
             }
-        }
-        work
-    };
-    let held = carry_out(work, options, deadline, &[])?;
-    let mut unused = Vec::new();
-    {
+            let mut work = Work::default();
+            for (_, address) in &entry.functions {
+                if let Some(site) = registry.sites.get(address) {
+                    forms.insert(*address, site.take_off(HOST, entry.id, &mut work)?);
+                }
+            }
+            work
+        };
+        let held = carry_out(work, &self.options, &[])?;
+        // Dropped last, when the registry is free: destructors of a library may run.
+        let mut unused = Vec::new();
         let mut registry = Registry::lock()?;
         for (address, form) in forms {
             if let Some(site) = registry.sites.get_mut(&address) {
@@ -72,12 +92,10 @@ pub(crate) fn roll_back(entry: &Arc<Entry>, options: &Options) -> Result<Held, E
         }
         registry.entries.retain(|one| one.id != entry.id);
         entry.switch_off();
+        drop(registry);
+        tracing::info!(patch = entry.name, threads = held.threads, time = ?held.time, "rolled back");
+        Ok(held)
     }
-    // Where nothing is locked: destructors of a library may run when the last hold on it goes.
-    drop(commit);
-    drop(unused);
-    tracing::info!(patch = entry.name, threads = held.threads, time = ?held.time, "rolled back");
-    Ok(held)
 }
 
 /// When to give up.
@@ -95,7 +113,7 @@ impl Deadline {
 }
 
 /// Holds the threads if that is needed, and writes.
-fn carry_out(work: Work, options: &Options, deadline: Deadline, changes: &[Change]) -> Result<Held, Error> {
+fn carry_out(work: Work, options: &Options, changes: &[Change]) -> Result<Held, Error> {
     if !work.needs_hold() {
         for pointer in &work.pointers {
             // SAFETY: a slot or an original of the registry, which live for ever.
@@ -111,6 +129,7 @@ fn carry_out(work: Work, options: &Options, deadline: Deadline, changes: &[Chang
     let writer = Writer::prepare(work.code, &work.pointers, &executable);
     let stacks = map.ranges(|mapping| mapping.readable && mapping.writable);
     let mut crew = Crew::assemble(&options.ignored_threads, stacks)?;
+    let deadline = Deadline::of(options);
     let hold = crew.hold(&work.dangers, deadline.at, deadline.after)?;
     // From here to the release: no allocation, lock, panic, log, std I/O.
     let written = writer.write(&hold.proof());

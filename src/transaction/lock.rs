@@ -12,6 +12,8 @@ use std::sync::atomic::{
     Ordering::{Acquire, Relaxed, Release},
 };
 
+/// How long a thread that had the lock last lets others go first.
+const COURTESY: u64 = 10_000_000;
 /// A sleep ends after this long at the latest; wake-ups normally come first.
 const SLICE: u64 = 1_000_000;
 
@@ -20,6 +22,9 @@ const SLICE: u64 = 1_000_000;
 pub(super) struct Lock<T> {
     /// Zero, or the owner's thread number.
     owner: AtomicU32,
+    /// Who had it last, and how many wait.
+    last: AtomicU32,
+    waiting: AtomicU32,
     value: UnsafeCell<T>,
 }
 
@@ -45,24 +50,46 @@ pub(super) struct Guard<'lock, T> {
 
 impl<T> Lock<T> {
     pub(super) const fn new(value: T) -> Self {
-        Self { owner: AtomicU32::new(0), value: UnsafeCell::new(value) }
+        Self {
+            owner: AtomicU32::new(0),
+            last: AtomicU32::new(0),
+            waiting: AtomicU32::new(0),
+            value: UnsafeCell::new(value),
+        }
     }
 
     /// Takes the lock, waiting until `deadline` (nanoseconds of [`sys::now`]).
     pub(super) fn acquire(&self, deadline: u64) -> Result<Guard<'_, T>, NotLocked> {
         let me = sys::gettid() as u32;
+        if self.owner.load(Relaxed) == me {
+            return Err(NotLocked::Mine);
+        }
+        self.let_others_first(me, deadline);
+        self.waiting.fetch_add(1, Relaxed);
+        let taken = self.wait(me, deadline);
+        self.waiting.fetch_sub(1, Relaxed);
+        taken.map(|()| Guard { lock: self, _here: std::marker::PhantomData })
+    }
+
+    fn wait(&self, me: u32, deadline: u64) -> Result<(), NotLocked> {
         loop {
             let Err(owner) = self.owner.compare_exchange(0, me, Acquire, Relaxed) else {
-                return Ok(Guard { lock: self, _here: std::marker::PhantomData });
+                self.last.store(me, Relaxed);
+                return Ok(());
             };
-            if owner == me {
-                return Err(NotLocked::Mine);
-            }
             let now = sys::now();
             if now >= deadline {
                 return Err(NotLocked::Late);
             }
             sys::futex_wait(&self.owner, owner, SLICE.min(deadline - now));
+        }
+    }
+
+    /// A thread that commits again and again must not keep others out, a forking one above all.
+    fn let_others_first(&self, me: u32, deadline: u64) {
+        let end = sys::now().saturating_add(COURTESY).min(deadline);
+        while self.last.load(Relaxed) == me && self.waiting.load(Relaxed) > 0 && sys::now() < end {
+            sys::sleep(50_000);
         }
     }
 
@@ -72,6 +99,7 @@ impl<T> Lock<T> {
     /// # Safety
     /// Called by the only thread of a child, whose parent's thread owned the lock when it forked.
     pub(super) unsafe fn reset_in_child(&self, keep: bool) {
+        self.waiting.store(0, Relaxed);
         self.owner.store(if keep { sys::gettid() as u32 } else { 0 }, Release);
     }
 }

@@ -7,7 +7,7 @@ mod prepare;
 mod registry;
 mod site;
 
-pub(crate) use commit::{apply, roll_back};
+pub(crate) use commit::Session;
 pub use registry::Held;
 pub(crate) use registry::{Entry, applied};
 pub(crate) use site::OriginalCell;
@@ -55,19 +55,21 @@ pub(crate) struct Request {
     pub(crate) changes: Vec<Change>,
 }
 
-/// Measures `targets` without changing anything. The replacement's address is known for some.
-pub(crate) fn check(name: &str, targets: &[(HeldTarget, Option<u64>)]) -> Result<Check, Error> {
-    let map = MemoryMap::read()?;
-    let mut functions = Vec::with_capacity(targets.len());
-    let mut errors = Vec::new();
-    for (target, replacement) in targets {
-        match check_one(target, *replacement, &map) {
-            Ok(function) => functions.push(function),
-            Err(error) => errors.push(error),
+impl Session {
+    /// Measures `targets` without changing anything. The replacement's address is known for some.
+    pub(crate) fn check(&self, name: &str, targets: &[(HeldTarget, Option<u64>)]) -> Result<Check, Error> {
+        let map = MemoryMap::read()?;
+        let mut functions = Vec::with_capacity(targets.len());
+        let mut errors = Vec::new();
+        for (target, replacement) in targets {
+            match check_one(target, *replacement, &map) {
+                Ok(function) => functions.push(function),
+                Err(error) => errors.push(error),
+            }
         }
+        Error::all(errors)?;
+        Ok(Check { name: name.to_owned(), functions })
     }
-    Error::all(errors)?;
-    Ok(Check { name: name.to_owned(), functions })
 }
 
 fn check_one(

@@ -27,9 +27,8 @@ fn undefined_symbols_are_all_listed_before_anything_is_loaded() {
     "#;
     let patch = Patch::open(fixtures::patch(&folder, "libundefined.so", source)).unwrap();
     // SAFETY: refused.
-    for error in
-        [patch.check().map(drop).unwrap_err(), unsafe { patch.apply(&patient()) }.map(drop).unwrap_err()]
-    {
+    let from_apply = unsafe { patch.apply(&patient()) }.map(drop).unwrap_err();
+    for error in [patch.check().map(drop).unwrap_err(), from_apply] {
         let Error::UndefinedSymbols { names, .. } = &error else { panic!("{error}") };
         assert_eq!(*names, ["nowhere_one", "nowhere_two"]);
         assert!(error.to_string().contains("libundefined.so needs 2 symbols"), "{error}");
@@ -40,19 +39,19 @@ fn undefined_symbols_are_all_listed_before_anything_is_loaded() {
 #[test]
 fn what_the_dynamic_linker_refuses() {
     let folder = Folder::new();
-    // It needs a library that is gone by then.
+    // It needs a library that is not where the linker looks.
     folder.library("libgone.so", "int gone(void) { return 1; }");
     let arguments =
         [format!("-L{}", folder.path("").display()), "-lgone".into(), "-Wl,--no-as-needed".into()];
-    let source = format!(
-        "#include <midflight/patch.h>
-         int gone(void);
-         static unsigned long call(unsigned long value) {{ return value + (unsigned long)gone(); }}
-         MIDFLIGHT_PATCH(\"refused\");
-         MIDFLIGHT_REPLACE(\"live_loading\", call);"
-    );
+    let source = r#"
+        #include <midflight/patch.h>
+        int gone(void);
+        static unsigned long call(unsigned long value) { return value + (unsigned long)gone(); }
+        MIDFLIGHT_PATCH("refused");
+        MIDFLIGHT_REPLACE("live_loading", call);
+    "#;
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let path = folder.library_with("librefused.so", &source, &arguments);
+    let path = folder.library_with("librefused.so", source, &arguments);
     let patch = Patch::open(path).unwrap();
     // SAFETY: refused.
     let error = unsafe { patch.apply(&patient()) }.unwrap_err();
@@ -72,5 +71,20 @@ fn without_memfds_a_file_without_a_name_serves() {
         assert_eq!(fault::heal(), 8, "a memfd was asked for, once");
         assert_eq!(live_loading(1), 0);
         applied.rollback_with(&patient()).unwrap();
+    });
+}
+
+#[test]
+fn without_any_private_copy_nothing_is_loaded() {
+    child::run("loading::without_any_private_copy_nothing_is_loaded", || {
+        let folder = Folder::new();
+        let patch = Patch::open(fixtures::patch(&folder, "libloading.so", BODY)).unwrap();
+        // SAFETY: this process has one thread that reads variables.
+        unsafe { std::env::set_var("TMPDIR", folder.path("nowhere")) };
+        fault::fail(libc::SYS_memfd_create, 0, 1, libc::EACCES);
+        // SAFETY: refused.
+        let error = unsafe { patch.apply(&patient()) }.unwrap_err();
+        assert!(matches!(&error, Error::KeepCopy { .. }), "{error}");
+        assert_eq!(live_loading(1), 2);
     });
 }

@@ -5,11 +5,15 @@
 //! The allocator aborts when a committing thread allocates while it holds others, in every test.
 
 #![allow(unreachable_pub, reason = "a test binary has no outside")]
+#![allow(clippy::multiple_unsafe_ops_per_block, reason = "calls of libc in a row have one reason")]
+#![allow(clippy::unwrap_used, reason = "a test that meets an error fails")]
 
 mod bad_input;
 mod by_hand;
 mod bytes;
+mod errors;
 mod faults;
+mod fork;
 mod held;
 mod loading;
 mod many;

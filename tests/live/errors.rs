@@ -1,0 +1,252 @@
+//! Errors that need a special state of the process. Each leaves everything as it was.
+
+use crate::support::fixtures::Folder;
+use crate::support::{child, patient};
+use crate::target;
+use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+use midflight::{Applied, Error, NotSafe, Options, Transaction, fault};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::SeqCst};
+use std::time::Duration;
+
+target! {
+    fn live_errors(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
+}
+
+// A symbol without a size, and one that begins inside the site of another.
+std::arch::global_asm!(
+    ".pushsection .text.live_odd,\"axR\",@progbits",
+    ".p2align 4",
+    ".globl live_no_size",
+    ".hidden live_no_size",
+    ".type live_no_size,@function",
+    "live_no_size: lea rax, [rdi + 1]",
+    "ret",
+    ".p2align 4",
+    ".globl live_outer",
+    ".hidden live_outer",
+    ".type live_outer,@function",
+    "live_outer: nop",
+    "nop",
+    ".globl live_inner",
+    ".hidden live_inner",
+    ".type live_inner,@function",
+    "live_inner: lea rax, [rdi + 1]",
+    "nop",
+    "nop",
+    "nop",
+    "ret",
+    ".size live_outer, . - live_outer",
+    ".size live_inner, . - live_inner",
+    ".popsection",
+);
+
+extern "C" fn zero(_: u64) -> u64 {
+    0
+}
+
+fn commit(names: &[&str], options: &Options) -> Result<Applied, Error> {
+    let mut change = Transaction::new();
+    for name in names {
+        change.replace(*name, zero as *const ());
+    }
+    // SAFETY: every target here takes a number and gives one.
+    unsafe { change.commit(options) }
+}
+
+fn soon() -> Options {
+    Options::new().deadline(Duration::from_millis(200))
+}
+
+#[test]
+fn a_function_without_a_size() {
+    let error = commit(&["live_no_size"], &patient()).unwrap_err();
+    assert!(matches!(&error, Error::UnknownSize { target, .. } if target == "live_no_size"), "{error}");
+}
+
+#[test]
+fn sites_that_overlap() {
+    let error = commit(&["live_outer", "live_inner"], &patient()).unwrap_err();
+    assert!(matches!(&error, Error::Overlap { .. }), "{error}");
+    let outer = commit(&["live_outer"], &patient()).unwrap();
+    let error = commit(&["live_inner"], &patient()).unwrap_err();
+    assert!(matches!(&error, Error::Overlap { other, .. } if other == "live_outer"), "{error}");
+    outer.rollback_with(&patient()).unwrap();
+    commit(&["live_inner"], &patient()).unwrap().rollback_with(&patient()).unwrap();
+}
+
+#[test]
+fn a_module_whose_file_was_replaced() {
+    let folder = Folder::new();
+    let source = |body: &str| {
+        format!("unsigned long odd(unsigned long v) {{ static volatile long o; {body} return v + o; }}")
+    };
+    let library = folder.library("libodd.so", &source(""));
+    // SAFETY: a library of plain functions.
+    let _opened = unsafe { Library::open(Some(&library), RTLD_NOW | RTLD_LOCAL) }.unwrap();
+    commit(&["libodd.so!odd"], &patient()).unwrap().rollback_with(&patient()).unwrap();
+    // Another build under the same name, with the same segments but other code; then something else.
+    std::fs::remove_file(&library).unwrap();
+    folder.library("libodd.so", &source("o++;"));
+    let error = commit(&["libodd.so!odd"], &patient()).unwrap_err();
+    assert!(matches!(&error, Error::EntryModified { .. } | Error::BadModule { .. }), "{error}");
+    std::fs::remove_file(&library).unwrap();
+    folder.library("libodd.so", "char large[99999] = {1}; int odd(void) { return 1; }");
+    let error = commit(&["libodd.so!odd"], &patient()).unwrap_err();
+    assert!(matches!(&error, Error::BadModule { reason, .. } if reason.contains("replaced")), "{error}");
+    std::fs::write(&library, "short").unwrap();
+    let error = commit(&["libodd.so!odd"], &patient()).unwrap_err();
+    assert!(matches!(&error, Error::BadModule { .. }), "{error}");
+}
+
+#[test]
+fn every_signal_is_in_use() {
+    child::run("errors::every_signal_is_in_use", || {
+        extern "C" fn mine(_: i32) {}
+        for signal in 36..=60 {
+            // SAFETY: a handler that does nothing.
+            unsafe { libc::signal(signal, mine as *const () as usize) };
+        }
+        let error = commit(&["live_errors"], &patient()).unwrap_err();
+        assert!(matches!(error, Error::NoSignal), "{error}");
+        // SAFETY: the default again.
+        unsafe { libc::signal(40, libc::SIG_DFL) };
+        commit(&["live_errors"], &patient()).unwrap().rollback_with(&patient()).unwrap();
+    });
+}
+
+#[test]
+fn an_address_inside_the_site_on_a_stack() {
+    child::run("errors::an_address_inside_the_site_on_a_stack", || {
+        static READY: AtomicBool = AtomicBool::new(false);
+        static DONE: AtomicBool = AtomicBool::new(false);
+        static TID: AtomicI32 = AtomicI32::new(0);
+        let thread = std::thread::spawn(|| {
+            // As if a signal handler had interrupted the target there.
+            let word = live_errors as *const () as u64 + 4;
+            let place = std::hint::black_box(&word);
+            // SAFETY: asks for its own number.
+            TID.store(unsafe { libc::gettid() }, SeqCst);
+            READY.store(true, SeqCst);
+            while !DONE.load(SeqCst) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            std::hint::black_box(place);
+        });
+        while !READY.load(SeqCst) {
+            std::thread::yield_now();
+        }
+        let error = commit(&["live_errors"], &soon()).unwrap_err();
+        let inside = live_errors as *const () as u64 + 4;
+        assert!(
+            matches!(&error, Error::Deadline { thread, reason: NotSafe::ReturnsIntoSite { address }, .. }
+                if thread.tid == TID.load(SeqCst) && *address == inside),
+            "{error}"
+        );
+        assert_eq!(live_errors(1), 2);
+        DONE.store(true, SeqCst);
+        thread.join().unwrap();
+        commit(&["live_errors"], &patient()).unwrap().rollback_with(&patient()).unwrap();
+    });
+}
+
+#[test]
+fn a_stack_that_cannot_be_read() {
+    child::run("errors::a_stack_that_cannot_be_read", || {
+        // The target is read first, then stacks.
+        fault::fail(libc::SYS_process_vm_readv, 1, u32::MAX, libc::EPERM);
+        let error = commit(&["live_errors"], &soon()).unwrap_err();
+        let unreadable = matches!(&error, Error::Deadline { reason: NotSafe::UnreadableStack { errno }, .. }
+            if *errno == libc::EPERM);
+        assert!(unreadable, "{error}");
+        fault::heal();
+        assert_eq!(live_errors(1), 2);
+    });
+}
+
+#[test]
+fn a_thread_that_does_not_stop() {
+    child::run("errors::a_thread_that_does_not_stop", || {
+        static DONE: AtomicBool = AtomicBool::new(false);
+        // Its child runs in our memory until it ends; the kernel delivers no signal to the parent meanwhile.
+        let parent = std::thread::Builder::new().name("vforks".into()).spawn(|| {
+            vfork_and_sleep();
+            DONE.store(true, SeqCst);
+        });
+        std::thread::sleep(Duration::from_millis(200));
+        if !DONE.load(SeqCst) {
+            let error = commit(&["live_errors"], &soon()).unwrap_err();
+            let stuck = matches!(&error, Error::Deadline { thread, reason: NotSafe::DidNotStop { .. }, .. }
+                if thread.name == "vforks");
+            assert!(stuck, "{error}");
+            assert_eq!(live_errors(1), 2);
+        }
+        parent.unwrap().join().unwrap();
+        commit(&["live_errors"], &patient()).unwrap().rollback_with(&patient()).unwrap();
+    });
+}
+
+/// vfork(2) and three seconds of sleep in the child, which touches no memory.
+#[cfg(target_arch = "x86_64")]
+fn vfork_and_sleep() {
+    let time = libc::timespec { tv_sec: 3, tv_nsec: 0 };
+    // SAFETY: the child makes two system calls and changes no memory and no register that the parent needs.
+    unsafe {
+        std::arch::asm!(
+            "mov eax, 58", // vfork
+            "syscall",
+            "test eax, eax",
+            "jnz 2f",
+            "mov eax, 35", // nanosleep
+            "xor esi, esi",
+            "syscall",
+            "mov eax, 60", // exit
+            "xor edi, edi",
+            "syscall",
+            "2:",
+            in("rdi") &raw const time,
+            out("rax") _, out("rsi") _, out("rcx") _, out("r11") _,
+            options(nostack),
+        );
+    }
+}
+
+#[test]
+fn another_commit_is_waited_for_until_the_deadline() {
+    child::run("errors::another_commit_is_waited_for_until_the_deadline", || {
+        static INSIDE: AtomicBool = AtomicBool::new(false);
+        static GO_ON: AtomicBool = AtomicBool::new(false);
+        fn stay(stage: fault::Stage) {
+            if stage == fault::Stage::Prepared {
+                INSIDE.store(true, SeqCst);
+                while !GO_ON.load(SeqCst) {
+                    std::hint::spin_loop();
+                }
+            }
+        }
+        fault::observe(Some(stay));
+        let first = std::thread::spawn(|| commit(&["live_errors"], &patient()).unwrap());
+        while !INSIDE.load(SeqCst) {
+            std::thread::yield_now();
+        }
+        let error = commit(&["live_outer"], &soon()).unwrap_err();
+        assert!(matches!(error, Error::Busy { waited } if waited == Duration::from_millis(200)), "{error}");
+        GO_ON.store(true, SeqCst);
+        first.join().unwrap().rollback_with(&patient()).unwrap();
+    });
+}
+
+#[test]
+fn a_commit_inside_a_commit() {
+    child::run("errors::a_commit_inside_a_commit", || {
+        static NESTED: AtomicBool = AtomicBool::new(false);
+        fn commit_again(stage: fault::Stage) {
+            if stage == fault::Stage::Prepared {
+                let nested = commit(&["live_outer"], &patient());
+                NESTED.store(matches!(nested, Err(Error::Nested)), SeqCst);
+            }
+        }
+        fault::observe(Some(commit_again));
+        commit(&["live_errors"], &patient()).unwrap().rollback_with(&patient()).unwrap();
+        assert!(NESTED.load(SeqCst));
+    });
+}
