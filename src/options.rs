@@ -1,5 +1,4 @@
 //! How a commit is to be made.
-#![forbid(unsafe_code)]
 
 use std::time::Duration;
 
@@ -18,8 +17,8 @@ pub struct Options {
     /// How long another commit is waited for, and then how long the commit tries to bring all threads to a
     /// safe place. When it passes, nothing has changed. One second unless set.
     pub deadline: Duration,
-    /// Threads that are neither held nor looked at, by their number in `/proc/self/task`.
-    pub ignored_threads: Vec<i32>,
+    /// Threads that are neither held nor looked at.
+    pub(crate) ignored_threads: Vec<i32>,
 }
 
 impl Options {
@@ -35,10 +34,14 @@ impl Options {
         self
     }
 
-    /// Leaves thread `tid` alone: one of which is known that it never runs a target, such as an emulator's
-    /// own. If it does run one, it may run a half-written instruction.
+    /// Leaves thread `tid` (its number in `/proc/self/task`) alone, such as an emulator's own.
+    ///
+    /// # Safety
+    /// While a commit with these options goes on, that thread executes nothing on the pages that hold the
+    /// targets' first bytes: it runs other modules only, or sleeps in the kernel. Those pages are not
+    /// executable for a moment, and the bytes there are not written at once.
     #[must_use]
-    pub fn ignore_thread(mut self, tid: i32) -> Self {
+    pub unsafe fn ignore_thread(mut self, tid: i32) -> Self {
         self.ignored_threads.push(tid);
         self
     }

@@ -152,16 +152,16 @@ pub enum Error {
         #[source]
         refusal: Refusal,
     },
-    /// Two changes of one transaction, or of two, need the same bytes.
-    #[error("targets {target} at {address:#x} and {other} at {other_address:#x} overlap")]
+    /// The site would run over the beginning of another function, or over another site.
+    #[error("the bytes to be overwritten of {target} at {address:#x} overlap {other} at {other_address:#x}")]
     Overlap {
         /// The target.
         target: String,
         /// Its site.
         address: u64,
-        /// The other target.
+        /// The other function or target.
         other: String,
-        /// The other site.
+        /// Its first byte, or that of its site.
         other_address: u64,
     },
     /// One function is named twice in one transaction.
@@ -172,6 +172,16 @@ pub enum Error {
         /// Its first byte.
         address: u64,
         /// How it was called the other time.
+        other: String,
+    },
+    /// The place for the original holds that of another replacement, which is on or in the same transaction.
+    #[error(
+        "the original of {target} is to be put where that of {other} is; give each an Original of its own"
+    )]
+    OriginalInUse {
+        /// The target.
+        target: String,
+        /// The target whose original is there.
         other: String,
     },
     /// The replacement does not point to code.
@@ -234,7 +244,7 @@ pub enum Error {
         waited: Duration,
     },
     /// Every signal that could ask threads to stop is in use by the program.
-    #[error("no free real-time signal: all of 36 to 60 have handlers or are waited for")]
+    #[error("no free signal: SIGURG and 36 to 60 all have handlers or are waited for")]
     NoSignal,
     /// The kernel refused something that the commit needs.
     #[error("cannot {step}: {source}")]
@@ -318,6 +328,8 @@ pub enum NotSafe {
         /// The address found.
         address: u64,
     },
+    /// Its stack is so large that the deadline passed while it was looked through.
+    LargeStack,
     /// Its stack could not be read.
     UnreadableStack {
         /// The system's error number.
@@ -339,6 +351,7 @@ impl fmt::Display for NotSafe {
             Self::UnreadableStack { errno } => {
                 write!(f, "has a stack that cannot be read ({})", io::Error::from_raw_os_error(*errno))
             }
+            Self::LargeStack => f.write_str("has a stack too large to be looked through in time"),
             Self::StillLeaving => f.write_str("was still leaving the commit before"),
             Self::ListChanges => f.write_str("sees a list of threads that keeps changing"),
         }

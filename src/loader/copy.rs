@@ -2,10 +2,11 @@
 //!
 //! dlopen of a path whose old file is still mapped gives the old library, also when the file was
 //! replaced; truncating a mapped file kills the process. A sealed memfd has neither problem. Its name for
-//! the linker is the descriptor's, which stays open as long as the library is mapped, so no two share one.
+//! the linker is the descriptor's, which stays open as long as the library is mapped and is taken by no other.
 
 use crate::error::Error;
 use crate::sys::{self, Errno};
+use libloading::os::unix::Library;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd};
@@ -24,8 +25,10 @@ impl PrivateCopy {
     pub(super) fn keep(bytes: &[u8], original: &Path) -> Result<Self, Error> {
         let file = sealed(bytes, original).or_else(|_| unnamed(bytes));
         let file = file.map_err(|source| Error::KeepCopy { path: original.to_owned(), source })?;
-        let path = PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()));
-        Ok(Self { file, path })
+        let kept =
+            with_unused_name(file).map_err(|source| Error::KeepCopy { path: original.to_owned(), source })?;
+        let path = name_of(&kept);
+        Ok(Self { file: kept, path })
     }
 
     /// What the dynamic linker opens.
@@ -37,6 +40,25 @@ impl PrivateCopy {
     pub(super) fn keep_open(self) {
         let _ = self.file.into_raw_fd();
     }
+}
+
+fn name_of(file: &File) -> PathBuf {
+    PathBuf::from(format!("/proc/thread-self/fd/{}", file.as_raw_fd()))
+}
+
+/// The same file under a number that no loaded library was opened by. There may be one if the program closed
+/// our descriptors, as daemons do.
+fn with_unused_name(mut file: File) -> io::Result<File> {
+    // SAFETY: the library is loaded already or the call fails, so no constructor runs.
+    while unsafe { Library::open(Some(name_of(&file)), libc::RTLD_NOLOAD | libc::RTLD_LAZY) }.is_ok() {
+        let (fd, least) = (file.as_raw_fd() as usize, file.as_raw_fd() as usize + 1);
+        // SAFETY: no memory is involved.
+        let next =
+            unsafe { sys::call(libc::SYS_fcntl, [fd, libc::F_DUPFD_CLOEXEC as usize, least, 0, 0, 0])? };
+        // SAFETY: a new descriptor that nobody else has.
+        file = unsafe { File::from_raw_fd(next as i32) };
+    }
+    Ok(file)
 }
 
 /// In a memfd (memfd_create(2), Linux 3.17) that can no longer change.
@@ -72,7 +94,7 @@ fn unnamed(bytes: &[u8]) -> io::Result<File> {
         File::options().read(true).write(true).mode(0o700).custom_flags(libc::O_TMPFILE).open(folder)?;
     file.write_all(bytes)?;
     // Executing what is open for writing is refused; opened anew for reading, the writer goes.
-    File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))
+    File::open(format!("/proc/thread-self/fd/{}", file.as_raw_fd()))
 }
 
 #[cfg(test)]
@@ -83,7 +105,7 @@ mod tests {
     fn both_kinds_keep_the_bytes() {
         let bytes: Vec<u8> = (0..100_000u32).map(|number| number as u8).collect();
         for file in [sealed(&bytes, Path::new("/x/lib\u{e9}.so")).unwrap(), unnamed(&bytes).unwrap()] {
-            let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+            let path = format!("/proc/thread-self/fd/{}", file.as_raw_fd());
             assert_eq!(std::fs::read(path).unwrap(), bytes);
         }
     }
@@ -91,7 +113,7 @@ mod tests {
     #[test]
     fn a_sealed_copy_cannot_be_changed() {
         let file = sealed(b"abc", Path::new("x")).unwrap();
-        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
+        let path = format!("/proc/thread-self/fd/{}", file.as_raw_fd());
         let changed = File::options().write(true).open(path).and_then(|mut file| file.write_all(b"x"));
         assert!(changed.is_err() && file.set_len(1).is_err());
     }

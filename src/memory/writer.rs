@@ -56,6 +56,8 @@ pub(crate) struct Writer {
     forward: Script,
     meanings: Vec<Meaning>,
     undo: Script,
+    /// For each run, what makes its pages executable again should only some of them have become writable.
+    close: Vec<Script>,
     /// The step of `undo` at which the run of this number is undone; those behind it undo the runs before.
     undo_from: Vec<usize>,
 }
@@ -79,19 +81,22 @@ struct Run {
 
 impl Writer {
     /// Lays out the script. `changes` do not overlap, and lie on pages that are readable, executable and
-    /// not writable; `mappings` are the executable ones (start, end), sorted.
+    /// not writable; `mappings` are the executable ones (start, end), sorted. Pages between two changes may be opened
+    /// along with them if `join` says so.
     pub(crate) fn prepare(
         mut changes: Vec<CodeChange>,
         pointers: &[PointerChange],
         mappings: &[(u64, u64)],
+        join: bool,
     ) -> Self {
         changes.sort_by_key(|change| change.address);
-        let runs = runs(&changes, mappings);
+        let runs = runs(&changes, mappings, if join { JOIN } else { 0 });
         let mut writer = Self {
             changes,
             forward: Script::default(),
             meanings: Vec::new(),
             undo: Script::default(),
+            close: runs.iter().map(close).collect(),
             undo_from: vec![0; runs.len()],
         };
         writer.lay_out_forward(&runs, pointers);
@@ -111,7 +116,13 @@ impl Writer {
         let Err((step, errno)) = (unsafe { self.forward.run_from(0) }) else { return Ok(()) };
         let (failure, complete_runs) = match self.meanings.get(step) {
             Some(Meaning::CompareOld(change)) => (WriteFailure::Modified(*change), 0),
-            Some(Meaning::Open(run)) => (WriteFailure::Kernel("make code writable", errno), *run),
+            Some(Meaning::Open(run)) => {
+                if let Some(close) = self.close.get(*run) {
+                    // SAFETY: as above.
+                    let _ = unsafe { close.run_from(0) };
+                }
+                (WriteFailure::Kernel("make code writable", errno), *run)
+            }
             Some(Meaning::ReadBack { run, change }) => (WriteFailure::NotWritten(*change), run + 1),
             Some(Meaning::Barrier) => {
                 (WriteFailure::Kernel("synchronise the cores (membarrier)", errno), self.undo_from.len())
@@ -188,15 +199,22 @@ impl Writer {
     }
 }
 
+fn close(run: &Run) -> Script {
+    let mut script = Script::default();
+    script.protect_or_die(run.pages.start, run.pages.end - run.pages.start, RX);
+    script.finish();
+    script
+}
+
 /// Which pages are changed together. Never across the end of a mapping, and never over pages that
 /// must stay executable.
-fn runs(changes: &[CodeChange], mappings: &[(u64, u64)]) -> Vec<Run> {
+fn runs(changes: &[CodeChange], mappings: &[(u64, u64)], join: u64) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     for (number, change) in changes.iter().enumerate() {
         let start = change.address / PAGE * PAGE;
         let end = (change.address + change.new.len() as u64).div_ceil(PAGE) * PAGE;
         match runs.last_mut() {
-            Some(last) if may_join(&last.pages, start, mappings) => {
+            Some(last) if may_join(&last.pages, start, mappings, join) => {
                 last.pages.end = last.pages.end.max(end);
                 last.changes.end = number + 1;
             }
@@ -206,7 +224,7 @@ fn runs(changes: &[CodeChange], mappings: &[(u64, u64)]) -> Vec<Run> {
     runs
 }
 
-fn may_join(before: &Range<u64>, start: u64, mappings: &[(u64, u64)]) -> bool {
+fn may_join(before: &Range<u64>, start: u64, mappings: &[(u64, u64)], join: u64) -> bool {
     if start < before.end {
         return true;
     }
@@ -217,7 +235,7 @@ fn may_join(before: &Range<u64>, start: u64, mappings: &[(u64, u64)]) -> bool {
     let between = before.end..start;
     let one_mapping = mappings.iter().any(|(first, end)| before.start >= *first && start < *end);
     let ours = crate::held::pages().iter().any(|page| between.contains(page));
-    between.end - between.start <= JOIN && one_mapping && !ours
+    between.end - between.start <= join && one_mapping && !ours
 }
 
 #[cfg(test)]
@@ -229,7 +247,7 @@ mod tests {
     }
 
     fn joined(changes: &[CodeChange], mappings: &[(u64, u64)]) -> Vec<(Range<u64>, Range<usize>)> {
-        runs(changes, mappings).into_iter().map(|run| (run.pages, run.changes)).collect()
+        runs(changes, mappings, JOIN).into_iter().map(|run| (run.pages, run.changes)).collect()
     }
 
     #[test]

@@ -4,27 +4,41 @@
 use crate::arch::{self, Form, InstructionSet, Measure, Refusal};
 use std::collections::BTreeMap;
 
+/// Why no form can be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum NoForm {
+    /// The shortest form was refused.
+    Refused(Refusal),
+    /// The function may also be entered here, inside the bytes of the shortest form.
+    EnteredAt(u64),
+}
+
 /// The form for a replacement at `replacement`, cheapest call first: a direct jump where it reaches;
 /// else through the slot at once; else through an island. With no address known, the far forms count.
+/// `inner` are addresses behind the function's first byte at which it may be entered too.
 pub(crate) fn choose(
     set: InstructionSet,
     measure: &Measure,
     replacement: Option<u64>,
-) -> Result<Form, Refusal> {
+    inner: &[u64],
+) -> Result<Form, NoForm> {
     let direct = replacement.filter(|to| reaches(set, measure.site(), *to)).map(|_| Form::Direct);
     let forms = direct.into_iter().chain([Form::Slot, Form::Island]);
-    let mut refusal = None;
+    let mut refused = None;
     for form in forms {
-        match measure.usable(form) {
-            Ok(_) => return Ok(form),
-            // The refusal of the shortest form says what cannot be helped.
-            Err(why) => refusal = Some(why.clone()),
-        }
+        refused = match measure.usable(form) {
+            Ok(displaced) => {
+                let site = measure.site()..measure.site() + displaced.overwritten as u64;
+                match inner.iter().find(|address| site.contains(address)) {
+                    None => return Ok(form),
+                    Some(address) => Some(NoForm::EnteredAt(*address)),
+                }
+            }
+            // What the shortest form meets cannot be helped.
+            Err(why) => Some(NoForm::Refused(why.clone())),
+        };
     }
-    match refusal {
-        Some(refusal) => Err(refusal),
-        None => measure.usable(Form::Island).map(|_| Form::Island).map_err(Clone::clone),
-    }
+    Err(refused.unwrap_or(NoForm::EnteredAt(measure.site())))
 }
 
 /// Can a direct entry jump at `site` reach `to`?
@@ -53,8 +67,8 @@ mod tests {
 
     const SET: InstructionSet = InstructionSet::X86_64;
 
-    fn form(bytes: &[u8], replacement: Option<u64>) -> Result<Form, Refusal> {
-        choose(SET, &measure(SET, &Function { address: 0x5500_0000_0000, bytes }), replacement)
+    fn form(bytes: &[u8], replacement: Option<u64>) -> Result<Form, NoForm> {
+        choose(SET, &measure(SET, &Function { address: 0x5500_0000_0000, bytes }), replacement, &[])
     }
 
     #[test]
@@ -65,7 +79,17 @@ mod tests {
         assert_eq!(form(&long, None), Ok(Form::Slot));
         let five = [0x31, 0xc0, 0x31, 0xc0, 0xc3];
         assert_eq!(form(&five, Some(0x7f00_0000_0000)), Ok(Form::Island));
-        assert!(matches!(form(&[0x31, 0xc0, 0xc3], None), Err(Refusal::TooShort { .. })));
+        assert!(matches!(form(&[0x31, 0xc0, 0xc3], None), Err(NoForm::Refused(Refusal::TooShort { .. }))));
+    }
+
+    #[test]
+    fn no_site_over_another_entry() {
+        let long = [0x31, 0xc0, 0x31, 0xc0, 0x31, 0xc0, 0x31, 0xc0, 0xc3];
+        let measure = measure(SET, &Function { address: 0x5500_0000_0000, bytes: &long });
+        let form = |inner: u64| choose(SET, &measure, None, &[0x5500_0000_0000 + inner]);
+        assert_eq!(form(2), Err(NoForm::EnteredAt(0x5500_0000_0002)));
+        assert_eq!(form(5), Ok(Form::Island));
+        assert_eq!(form(6), Ok(Form::Slot));
     }
 
     #[test]

@@ -6,7 +6,7 @@ mod gaps;
 mod place;
 mod report;
 
-pub(crate) use choose::{choose, overlap};
+pub(crate) use choose::{NoForm, choose, overlap};
 pub(crate) use gaps::Occupied;
 pub(crate) use place::{Group, Need, group, lay_out};
 pub use report::{Check, CheckedFunction};

@@ -86,6 +86,21 @@ impl ModuleImage {
         symbols.filter(|symbol| symbol.is_named(raw)).filter_map(FunctionSymbol::of).collect()
     }
 
+    /// The file's addresses of all symbols strictly inside a function, whatever they are called; sorted.
+    pub(crate) fn labels_inside(&self, value: u64, size: u64) -> Vec<u64> {
+        let symbols = self.tables.iter().flat_map(Symbols::iter);
+        let inside = symbols.filter(|symbol| {
+            let is_address = symbol.defined && symbol.kind != SymbolKind::Tls;
+            // `$x` and `$d` mark code and data on aarch64, and are nobody's target (its ELF supplement).
+            let is_inside = symbol.value > value && symbol.value - value < size;
+            is_address && is_inside && !symbol.name().starts_with(b"$")
+        });
+        let mut labels: Vec<u64> = inside.map(|symbol| symbol.value).collect();
+        labels.sort_unstable();
+        labels.dedup();
+        labels
+    }
+
     /// The file's bytes at the file address `address`.
     pub(crate) fn bytes_at(&self, address: u64, len: u64) -> Result<Vec<u8>, Fault> {
         self.image.bytes_at(&self.file, address, len).map(Cow::into_owned)

@@ -1,4 +1,4 @@
-//! The memory map, as `/proc/self/maps` tells it (proc_pid_maps(5)).
+//! The memory map, as `/proc/thread-self/maps` tells it (proc_pid_maps(5)).
 
 use crate::error::Error;
 use std::ops::Range;
@@ -30,8 +30,8 @@ pub(crate) struct MemoryMap(Vec<Mapping>);
 
 impl MemoryMap {
     pub(crate) fn read() -> Result<Self, Error> {
-        let text = std::fs::read("/proc/self/maps")
-            .map_err(|source| Error::Kernel { step: "read /proc/self/maps", source })?;
+        let text = std::fs::read("/proc/thread-self/maps")
+            .map_err(|source| Error::Kernel { step: "read /proc/thread-self/maps", source })?;
         Ok(Self(parse(&String::from_utf8_lossy(&text))))
     }
 

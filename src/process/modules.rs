@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// A loaded module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Module {
-    /// Its file. For the executable what `/proc/self/exe` points to.
+    /// Its file. For the executable what `/proc/thread-self/exe` points to.
     pub(crate) path: PathBuf,
     /// Run-time address minus the address in the file.
     pub(crate) bias: u64,
@@ -24,7 +24,7 @@ pub(crate) struct Module {
 impl Module {
     /// Where its bytes are read from: the executable also when its file was replaced.
     pub(crate) fn file(&self) -> &Path {
-        if self.is_main { Path::new("/proc/self/exe") } else { &self.path }
+        if self.is_main { Path::new("/proc/thread-self/exe") } else { &self.path }
     }
 
     pub(crate) fn contains(&self, address: u64) -> bool {
@@ -121,7 +121,7 @@ unsafe extern "C" fn note(info: *mut libc::dl_phdr_info, _size: usize, modules: 
     };
     let is_main = modules.is_empty();
     let path = if is_main {
-        std::fs::read_link("/proc/self/exe").unwrap_or_else(|_| PathBuf::from("/proc/self/exe"))
+        std::fs::read_link("/proc/thread-self/exe").unwrap_or_else(|_| PathBuf::from("/proc/thread-self/exe"))
     } else {
         PathBuf::from(OsStr::from_bytes(name))
     };

@@ -22,6 +22,8 @@ pub(crate) struct Target {
     pub(crate) address: u64,
     /// All its bytes, as they stand in the file.
     pub(crate) bytes: Vec<u8>,
+    /// Run-time addresses of other symbols inside it, which may be called too; sorted.
+    pub(crate) inner: Vec<u64>,
 }
 
 impl Target {
@@ -152,7 +154,10 @@ impl Resolver {
             .map_err(|fault| Error::BadModule { path: module.path.clone(), reason: fault.to_string() })?;
         let hold = Arc::new(module.hold(name)?);
         let symbol = String::from_utf8_lossy(function.name()).into_owned();
-        let target = Target { name: name.to_owned(), symbol, module: module.path.clone(), address, bytes };
+        let inner = image.labels_inside(function.value, function.size);
+        let inner = inner.into_iter().map(|label| module.bias.wrapping_add(label)).collect();
+        let target =
+            Target { name: name.to_owned(), symbol, module: module.path.clone(), address, bytes, inner };
         Ok(HeldTarget { target: Arc::new(target), hold })
     }
 

@@ -93,7 +93,8 @@ pub(crate) fn futex_wake_all(word: &std::sync::atomic::AtomicU32) {
 const PIECES: usize = 17;
 
 /// Reads from `address` as much of `buffer` as is mapped (process_vm_readv(2) on ourselves, which
-/// answers EFAULT where a plain load would kill the process); 64 KiB at most.
+/// answers EFAULT where a plain load would kill the process; by the number of this thread, since the process's
+/// answers no more once the main thread has ended); 64 KiB at most.
 pub(crate) fn read_memory(address: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
     let local = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     // In whole pages, so that what is mapped before a hole is answered.
@@ -109,7 +110,7 @@ pub(crate) fn read_memory(address: u64, buffer: &mut [u8]) -> Result<usize, Errn
     }
     let (local, remote) = ((&raw const local) as usize, remote.as_ptr() as usize);
     // SAFETY: the kernel writes into `buffer` only, and checks the remote addresses itself.
-    unsafe { call(libc::SYS_process_vm_readv, [getpid() as usize, local, 1, remote, pieces, 0]) }
+    unsafe { call(libc::SYS_process_vm_readv, [gettid() as usize, local, 1, remote, pieces, 0]) }
 }
 
 /// A file descriptor that is closed on drop, opened and read by direct calls.

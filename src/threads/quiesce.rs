@@ -24,8 +24,7 @@ const FIRST_PAUSE: u64 = 50_000;
 const LONGEST_PAUSE: u64 = 10_000_000;
 
 /// The other threads as known, and all that is needed to hold them.
-#[derive(Debug)]
-pub(crate) struct Crew {
+pub(crate) struct Crew<'a> {
     me: i32,
     signal: i32,
     /// Which table of the meeting this hold uses.
@@ -35,7 +34,9 @@ pub(crate) struct Crew {
     /// In the order of the folder; as long as the table at most.
     members: Vec<Member>,
     scratch: Scratch,
+    /// The mappings that can be stacks (start, end), sorted; and how to learn them.
     stacks: Vec<(u64, u64)>,
+    list_stacks: &'a dyn Fn() -> Result<Vec<(u64, u64)>, Error>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -99,15 +100,27 @@ impl Drop for Hold {
     }
 }
 
-impl Crew {
-    /// Lists the threads and makes ready to hold them. `stacks` are the readable mappings of the process
-    /// as (start, end); threads numbered in `ignored` are neither held nor looked at.
-    pub(crate) fn assemble(ignored: &[i32], stacks: Vec<(u64, u64)>) -> Result<Self, Error> {
+impl<'a> Crew<'a> {
+    /// Lists the threads and makes ready to hold them. `list_stacks` gives the mappings that can be read and
+    /// written, as (start, end), sorted; threads numbered in `ignored` are neither held nor looked at.
+    pub(crate) fn assemble(
+        ignored: &[i32],
+        list_stacks: &'a dyn Fn() -> Result<Vec<(u64, u64)>, Error>,
+    ) -> Result<Self, Error> {
         let folder = TaskFolder::open().map_err(kernel("open /proc/self/task"))?;
         let ignored = ignored.to_vec();
         let (me, scratch) = (sys::gettid(), Scratch::new());
-        let mut crew =
-            Self { me, signal: 0, table: 0, folder, ignored, members: Vec::new(), scratch, stacks };
+        let mut crew = Self {
+            me,
+            signal: 0,
+            table: 0,
+            folder,
+            ignored,
+            members: Vec::new(),
+            scratch,
+            stacks: Vec::new(),
+            list_stacks,
+        };
         crew.list()?;
         let threads: Vec<i32> = crew.members.iter().map(|member| member.tid).collect();
         if !threads.is_empty() {
@@ -170,6 +183,7 @@ impl Crew {
             })
             .collect();
         self.members.reserve(self.members.len() + 64);
+        self.stacks = (self.list_stacks)()?;
         Ok(())
     }
 
@@ -183,7 +197,7 @@ impl Crew {
         let epoch = MEETING.begin(self.words());
         let mut hold = Hold { since: sys::now(), threads: 0, _mask: mask };
         self.gather(epoch, deadline)?;
-        self.examine(dangers)?;
+        self.examine(dangers, deadline)?;
         hold.threads = self.asked().count();
         crate::fault::reached(crate::fault::Stage::Quiesced);
         Ok(hold)
@@ -199,7 +213,7 @@ impl Crew {
         let mut before: Option<Pass> = None;
         loop {
             let (pass, new) = self.pass(epoch)?;
-            if new == 0 && pass.complete && before == Some(pass) {
+            if new == 0 && pass.complete && before == Some(pass) && self.passed_are_the_same(epoch)? {
                 return Ok(());
             }
             self.wait_until_parked(epoch, deadline)?;
@@ -235,6 +249,20 @@ impl Crew {
             self.ask(place, epoch)?;
         }
         Ok((pass, self.members.len() - first_new))
+    }
+
+    /// The number of an ended thread may have been given to a new one, which is asked then.
+    fn passed_are_the_same(&mut self, epoch: u32) -> Result<bool, Trouble> {
+        let mut same = true;
+        for number in 0..self.members.len() {
+            let Some(member) = self.members.get_mut(number) else { break };
+            if member.standing == Standing::Passed && task::kind(member.tid) == Kind::Ordinary {
+                member.standing = Standing::Known;
+                self.ask(number, epoch)?;
+                same = false;
+            }
+        }
+        Ok(same)
     }
 
     fn classify(&mut self, place: usize) {
@@ -335,7 +363,7 @@ impl Crew {
     }
 
     /// All are parked: is each of them at a safe place? Whoever can be moved is moved, once all are judged.
-    fn examine(&mut self, dangers: &[Danger]) -> Result<(), Trouble> {
+    fn examine(&mut self, dangers: &[Danger], deadline: u64) -> Result<(), Trouble> {
         for number in 0..self.members.len() {
             let (Some(member), Some(place)) =
                 (self.members.get(number), signal::places(self.table).get(number))
@@ -348,8 +376,9 @@ impl Crew {
             if judge(place.pc(), dangers) == Verdict::Unsafe {
                 return Err(Trouble::Thread(member.tid, NotSafe::InSite { pc: place.pc() }));
             }
-            let reason = match search(place.sp(), &self.stacks, dangers, &mut self.scratch) {
+            let reason = match search(place.sp(), &self.stacks, dangers, &mut self.scratch, deadline) {
                 Found::Nothing => continue,
+                Found::Late => NotSafe::LargeStack,
                 Found::Address(address) => NotSafe::ReturnsIntoSite { address },
                 Found::Unreadable(Errno(errno)) => NotSafe::UnreadableStack { errno },
             };

@@ -137,6 +137,8 @@ impl Rendezvous {
         for table in &self.tables {
             table.inside.store(0, SeqCst);
         }
+        // Even: no hold is on here, should one have been at the fork.
+        self.epoch.fetch_and(!1, SeqCst);
     }
 
     /// Held thread: takes its place, waits until the release by calling `park`, and answers the address to go

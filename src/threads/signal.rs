@@ -26,9 +26,18 @@ static PLACES: [(AtomicPtr<Place>, AtomicU32); TABLES] =
 /// The signal in use, zero before the first hold.
 static SIGNAL: AtomicI32 = AtomicI32::new(0);
 
-/// The first signal that glibc and musl leave to applications, and the last one that exists, less what
-/// debugging tools take from the end of the range.
-const CANDIDATES: std::ops::RangeInclusive<i32> = 36..=60;
+/// SIGURG first: one that is pending when the program calls exec(2) does no harm to the next program, since
+/// its default is to be ignored. A real-time signal would end it. Those from 36 to 60 glibc, musl and debugging
+/// tools leave to applications.
+const CANDIDATES: [i32; 26] = {
+    let mut candidates = [libc::SIGURG; 26];
+    let mut place = 1;
+    while place < candidates.len() {
+        candidates[place] = 61 - place as i32;
+        place += 1;
+    }
+    candidates
+};
 
 /// Makes room for `count` threads in a table. Only between holds, while nobody is inside it.
 pub(super) fn make_room(table: usize, count: usize) {
@@ -54,7 +63,7 @@ pub(super) fn places(table: usize) -> &'static [Place] {
 }
 
 /// The signal to use in this hold: one whose disposition was the default when it was chosen, which is
-/// still ours, and which as few threads as possible block and none waits for.
+/// still ours, and which as few threads as possible blocked and none waited for then.
 pub(super) fn ready(threads: &[i32]) -> Result<i32, Error> {
     let current = SIGNAL.load(Relaxed);
     if current != 0 && disposition(current) == Some(handler as *const () as usize) {
@@ -70,7 +79,7 @@ pub(super) fn ready(threads: &[i32]) -> Result<i32, Error> {
     }
     let free = |signal: &i32| disposition(*signal) == Some(libc::SIG_DFL) && awaited >> (signal - 1) & 1 == 0;
     let chosen = CANDIDATES
-        .rev()
+        .into_iter()
         .filter(free)
         .min_by_key(|signal| blocked.get(*signal as usize - 1).copied().unwrap_or(u32::MAX))
         .ok_or(Error::NoSignal)?;

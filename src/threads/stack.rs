@@ -26,14 +26,28 @@ pub(super) enum Found {
     Address(u64),
     /// The stack could not be read.
     Unreadable(Errno),
+    /// The deadline passed first.
+    Late,
 }
 
 /// Looks for addresses inside `dangers` among the aligned words from `sp` to the end of the mapping
 /// that holds it (`stacks`: start and end, sorted). Conservative: a word that merely looks like such an address counts.
-pub(super) fn search(sp: u64, stacks: &[(u64, u64)], dangers: &[Danger], scratch: &mut Scratch) -> Found {
+pub(super) fn search(
+    sp: u64,
+    stacks: &[(u64, u64)],
+    dangers: &[Danger],
+    scratch: &mut Scratch,
+    deadline: u64,
+) -> Found {
+    if dangers.is_empty() {
+        return Found::Nothing;
+    }
     let end = end_of_mapping(sp, stacks).unwrap_or_else(|| sp.saturating_add(UNKNOWN_STACK));
     let mut place = sp & !7;
     while place < end {
+        if place != sp & !7 && crate::sys::now() >= deadline {
+            return Found::Late;
+        }
         let want = usize::try_from(end - place).unwrap_or(STEP).min(STEP);
         let Some(buffer) = scratch.0.get_mut(..want) else { return Found::Nothing };
         let count = match read_memory(place, buffer) {
@@ -75,14 +89,21 @@ mod tests {
         let start = memory.as_ptr() as u64;
         let stacks = [(start, start + 9000 * 8)];
         let mut scratch = Scratch::new();
-        assert_eq!(search(start, &stacks, &danger(0x7777_0000), &mut scratch), Found::Address(0x7777_0002));
-        assert_eq!(search(start, &stacks, &danger(0x7777_0004), &mut scratch), Found::Nothing);
-        assert_eq!(search(start + 8001 * 8, &stacks, &danger(0x7777_0000), &mut scratch), Found::Nothing);
+        assert_eq!(
+            search(start, &stacks, &danger(0x7777_0000), &mut scratch, u64::MAX),
+            Found::Address(0x7777_0002)
+        );
+        assert_eq!(search(start, &stacks, &danger(0x7777_0004), &mut scratch, u64::MAX), Found::Nothing);
+        assert_eq!(search(start, &stacks, &danger(0x7777_0000), &mut scratch, 0), Found::Late);
+        assert_eq!(
+            search(start + 8001 * 8, &stacks, &danger(0x7777_0000), &mut scratch, u64::MAX),
+            Found::Nothing
+        );
     }
 
     #[test]
     fn a_hole_is_an_answer() {
         let mut scratch = Scratch::new();
-        assert_eq!(search(4096, &[], &danger(1), &mut scratch), Found::Nothing);
+        assert_eq!(search(4096, &[], &danger(1), &mut scratch, u64::MAX), Found::Nothing);
     }
 }

@@ -42,7 +42,9 @@ impl Session {
 
     /// Puts all changes of `request` on, or none.
     pub(crate) fn apply(&self, request: Request) -> Result<Arc<Entry>, Error> {
-        check_targets(&request.changes)?;
+        if request.changes.is_empty() {
+            return Err(Error::Empty);
+        }
         let (work, forms) = {
             let mut registry = Registry::lock()?;
             check_not_applied(&request, &registry)?;
@@ -59,7 +61,7 @@ impl Session {
             held,
             on: AtomicBool::new(true),
         });
-        enter(&entry, request.changes, forms)?;
+        enter(&entry, request.changes, forms);
         let (patch, functions) = (&entry.name, entry.functions.len());
         tracing::info!(patch, functions, threads = held.threads, time = ?held.time, "applied");
         Ok(entry)
@@ -84,7 +86,7 @@ impl Session {
         let held = carry_out(work, &self.options, &[])?;
         // Dropped last, when the registry is free: destructors of a library may run.
         let mut unused = Vec::new();
-        let mut registry = Registry::lock()?;
+        let mut registry = Registry::lock_after_commit();
         for (address, form) in forms {
             if let Some(site) = registry.sites.get_mut(&address) {
                 unused.extend(site.is_taken_off(HOST, entry.id, form));
@@ -126,9 +128,9 @@ fn carry_out(work: Work, options: &Options, changes: &[Change]) -> Result<Held, 
         threads::serialize_on_release();
     }
     let executable = map.ranges(|mapping| mapping.executable);
-    let writer = Writer::prepare(work.code, &work.pointers, &executable);
-    let stacks = map.ranges(|mapping| mapping.readable && mapping.writable);
-    let mut crew = Crew::assemble(&options.ignored_threads, stacks)?;
+    let writer = Writer::prepare(work.code, &work.pointers, &executable, options.ignored_threads.is_empty());
+    let stacks = || Ok(MemoryMap::read()?.ranges(|mapping| mapping.readable && mapping.writable));
+    let mut crew = Crew::assemble(&options.ignored_threads, &stacks)?;
     let deadline = Deadline::of(options);
     let hold = crew.hold(&work.dangers, deadline.at, deadline.after)?;
     // From here to the release: no allocation, lock, panic, log, std I/O.
@@ -158,36 +160,19 @@ fn explain(failure: WriteFailure, writer: &Writer, changes: &[Change]) -> Error 
 }
 
 /// What was committed becomes known.
-fn enter(entry: &Arc<Entry>, changes: Vec<Change>, forms: Vec<Form>) -> Result<(), Error> {
-    let mut registry = Registry::lock()?;
+fn enter(entry: &Arc<Entry>, changes: Vec<Change>, forms: Vec<Form>) {
+    let mut unused = Vec::with_capacity(changes.len());
+    let mut registry = Registry::lock_after_commit();
     for (change, form) in changes.into_iter().zip(forms) {
         let Change { target, replacement, original } = change;
         if let Some(site) = registry.sites.get_mut(&target.target.address) {
             let layer = Layer { entry: entry.id, replacement, original };
-            site.is_put_on(HOST, layer, form, &target.hold);
+            unused.extend(site.is_put_on(HOST, layer, form, target.hold));
         }
     }
     registry.entries.push(Arc::clone(entry));
-    Ok(())
-}
-
-fn check_targets(changes: &[Change]) -> Result<(), Error> {
-    if changes.is_empty() {
-        return Err(Error::Empty);
-    }
-    let mut seen: BTreeMap<u64, &str> = BTreeMap::new();
-    for change in changes {
-        let target = &change.target.target;
-        if let Some(other) = seen.insert(target.address, &target.name) {
-            let (target, other) = (target.as_ref(), other.to_owned());
-            return Err(Error::DuplicateTarget {
-                target: target.name.clone(),
-                address: target.address,
-                other,
-            });
-        }
-    }
-    Ok(())
+    // Before what is unused: closing a library runs foreign code.
+    drop(registry);
 }
 
 fn check_not_applied(request: &Request, registry: &Registry) -> Result<(), Error> {

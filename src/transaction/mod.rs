@@ -61,6 +61,8 @@ impl Session {
         let map = MemoryMap::read()?;
         let mut functions = Vec::with_capacity(targets.len());
         let mut errors = Vec::new();
+        let changes = targets.iter().map(|(target, replacement)| (&*target.target, *replacement));
+        errors.extend(prepare::check_changes(changes, &map).err());
         for (target, replacement) in targets {
             match check_one(target, *replacement, &map) {
                 Ok(function) => functions.push(function),

@@ -6,9 +6,10 @@ use super::{Change, HOST};
 use crate::arch::{self, Form, Function, Measure};
 use crate::error::Error;
 use crate::memory::{NearBlock, publish};
-use crate::plan::{self, Need, Occupied};
+use crate::plan::{self, Need, NoForm, Occupied};
 use crate::process::{MemoryMap, Target};
 use crate::sys::{self, Errno};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// How often a gap may be taken by somebody else before the search for near memory is given up.
@@ -25,12 +26,13 @@ struct NewSite<'a> {
 /// Answers the form that each change's site will have.
 pub(super) fn prepare(changes: &[Change], registry: &mut Registry) -> Result<(Work, Vec<Form>), Error> {
     let map = MemoryMap::read()?;
+    check_changes(changes.iter().map(|change| (&*change.target.target, Some(change.replacement))), &map)?;
+    check_originals(changes, registry)?;
     for change in changes {
-        check_replacement(change, &map)?;
         check_running_bytes(&change.target.target, registry, &map)?;
     }
     let new = new_sites(changes, registry)?;
-    check_overlaps(&new, registry)?;
+    check_overlaps(changes, &new, registry)?;
     place(&new, map, registry)?;
     let mut work = Work::default();
     let mut forms = Vec::with_capacity(changes.len());
@@ -49,12 +51,31 @@ pub(super) fn prepare(changes: &[Change], registry: &mut Registry) -> Result<(Wo
 /// Measures a target for a replacement at `replacement`, or at an unknown place.
 pub(super) fn measure(target: &Target, replacement: Option<u64>) -> Result<(Measure, Form), Error> {
     let measure = arch::measure(HOST, &Function { address: target.address, bytes: &target.bytes });
-    let form = plan::choose(HOST, &measure, replacement).map_err(|refusal| Error::Refused {
-        target: target.name.clone(),
-        address: target.address,
-        refusal,
-    })?;
-    Ok((measure, form))
+    let (name, address) = (target.name.clone(), target.address);
+    match plan::choose(HOST, &measure, replacement, &target.inner) {
+        Ok(form) => Ok((measure, form)),
+        Err(NoForm::Refused(refusal)) => Err(Error::Refused { target: name, address, refusal }),
+        Err(NoForm::EnteredAt(other_address)) => {
+            let other = "another symbol inside it".to_owned();
+            Err(Error::Overlap { target: name, address, other, other_address })
+        }
+    }
+}
+
+/// What is wrong with the changes as such.
+pub(super) fn check_changes<'c>(
+    changes: impl Iterator<Item = (&'c Target, Option<u64>)>,
+    map: &MemoryMap,
+) -> Result<(), Error> {
+    let mut seen: BTreeMap<u64, &str> = BTreeMap::new();
+    for (target, replacement) in changes {
+        if let Some(other) = seen.insert(target.address, &target.name) {
+            let (address, other) = (target.address, other.to_owned());
+            return Err(Error::DuplicateTarget { target: target.name.clone(), address, other });
+        }
+        replacement.map_or(Ok(()), |replacement| check_replacement(target, replacement, map))?;
+    }
+    Ok(())
 }
 
 /// The function must stand in memory as it does in its file, but for what midflight wrote there.
@@ -117,17 +138,30 @@ fn check_pages(target: &Target, map: &MemoryMap) -> Result<(), Error> {
     Ok(())
 }
 
-fn check_replacement(change: &Change, map: &MemoryMap) -> Result<(), Error> {
-    let (address, target) = (change.replacement, change.target.target.name.clone());
-    let not_code = |found: String| Err(Error::ReplacementNotCode { target: target.clone(), address, found });
+fn check_replacement(target: &Target, address: u64, map: &MemoryMap) -> Result<(), Error> {
+    let not_code =
+        |found: String| Err(Error::ReplacementNotCode { target: target.name.clone(), address, found });
     match map.at(address) {
         None => not_code("nothing is mapped there".into()),
         Some(mapping) if !mapping.executable => {
             not_code(format!("{} mapped {}", mapping.name, mapping.protection()).trim_start().to_owned())
         }
-        Some(_) if address == change.target.target.address => not_code("the target itself".into()),
+        Some(_) if address == target.address => not_code("the target itself".into()),
         Some(_) => Ok(()),
     }
+}
+
+/// An original serves one layer: another one's would be lost.
+fn check_originals(changes: &[Change], registry: &Registry) -> Result<(), Error> {
+    let mut seen: BTreeMap<u64, &str> = BTreeMap::new();
+    for change in changes {
+        let target = &change.target.target.name;
+        let Some(cell) = change.original.get().map(|cell| cell.as_ptr() as u64) else { continue };
+        if let Some(other) = seen.insert(cell, target).or_else(|| registry.user_of(cell)) {
+            return Err(Error::OriginalInUse { target: target.clone(), other: other.to_owned() });
+        }
+    }
+    Ok(())
 }
 
 fn new_sites<'a>(changes: &'a [Change], registry: &Registry) -> Result<Vec<NewSite<'a>>, Error> {
@@ -143,26 +177,31 @@ fn new_sites<'a>(changes: &'a [Change], registry: &Registry) -> Result<Vec<NewSi
         .collect()
 }
 
-fn check_overlaps(new: &[NewSite<'_>], registry: &Registry) -> Result<(), Error> {
-    let length = |site: &NewSite<'_>| {
-        site.measure.usable(site.form).map_or(0, |displaced| displaced.overwritten) as u64
-    };
-    let sites = new.iter().enumerate().map(|(number, site)| (number, site.measure.site(), length(site)));
-    let name = |site: &NewSite<'_>| site.change.target.target.name.clone();
-    let pair = plan::overlap(sites).and_then(|(one, other)| Some((new.get(one)?, new.get(other)?)));
-    if let Some((one, other)) = pair {
-        let (address, other_address) = (other.measure.site(), one.measure.site());
-        return Err(Error::Overlap { target: name(other), address, other: name(one), other_address });
+/// Sites that are to be on must lie apart: new ones, those that were on before, and those that are on.
+fn check_overlaps(changes: &[Change], new: &[NewSite<'_>], registry: &Registry) -> Result<(), Error> {
+    let fresh = new.iter().map(|site| {
+        let overwritten = site.measure.usable(site.form).map_or(0, |displaced| displaced.overwritten);
+        (&site.change.target.target, site.measure.site(), overwritten as u64)
+    });
+    let is_new = |address| new.iter().any(|site| site.change.target.target.address == address);
+    let known = changes.iter().map(|change| &change.target.target).filter(|target| !is_new(target.address));
+    let dormant = known.filter_map(|target| {
+        let (start, bytes) = registry.sites.get(&target.address).filter(|site| !site.is_on())?.bytes_now();
+        Some((target, start, bytes.len() as u64))
+    });
+    let all: Vec<_> = fresh.chain(dormant).collect();
+    let sites = all.iter().enumerate().map(|(number, (_, start, len))| (number, *start, *len));
+    if let Some((one, other)) =
+        plan::overlap(sites).and_then(|(one, other)| Some((all.get(one)?, all.get(other)?)))
+    {
+        let (target, address, other, other_address) =
+            (other.0.name.clone(), other.1, one.0.name.clone(), one.1);
+        return Err(Error::Overlap { target, address, other, other_address });
     }
-    for site in new {
-        let address = site.change.target.target.address;
-        if let Some(other) = registry.overlapping(address, site.measure.site(), length(site)) {
-            return Err(Error::Overlap {
-                target: name(site),
-                address: site.measure.site(),
-                other: other.target.name.clone(),
-                other_address: other.bytes_now().0,
-            });
+    for (target, address, len) in all {
+        if let Some(other) = registry.overlapping(target.address, address, len) {
+            let (target, other_address) = (target.name.clone(), other.bytes_now().0);
+            return Err(Error::Overlap { target, address, other: other.target.name.clone(), other_address });
         }
     }
     Ok(())

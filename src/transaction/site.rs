@@ -170,20 +170,21 @@ impl Site {
         Ok(self.form)
     }
 
-    /// After a commit: the layer is on, in this form.
+    /// After a commit: the layer is on, in this form. The hold on the module that was there before is handed
+    /// out, to be dropped where the registry is not locked.
     pub(super) fn is_put_on(
         &mut self,
         set: InstructionSet,
         layer: Layer,
         form: Form,
-        hold: &Arc<ModuleHold>,
-    ) {
+        hold: Arc<ModuleHold>,
+    ) -> Option<Arc<ModuleHold>> {
         if let Ok(now) = self.entry_jump(set, form, layer.replacement) {
             self.now = now;
         }
         self.form = form;
-        self.hold = Some(Arc::clone(hold));
         self.layers.push(layer);
+        self.hold.replace(hold)
     }
 
     /// After a commit: the layer of `entry` is off. What kept the module loaded is handed out when

@@ -4,11 +4,13 @@ use crate::support::fixtures::Folder;
 use crate::support::{child, patient};
 use crate::target;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
-use midflight::{Applied, Error, NotSafe, Options, Transaction, fault};
+use midflight::{Applied, Error, NotSafe, Options, Original, Transaction, fault};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::SeqCst};
 use std::time::Duration;
 
 target! {
+    fn live_shared_one(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
+    fn live_shared_two(u64) -> u64 { "lea rax, [rdi + 2]", "nop", "nop", "ret" }
     fn live_errors(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
 }
 
@@ -40,6 +42,10 @@ std::arch::global_asm!(
     ".popsection",
 );
 
+unsafe extern "C" {
+    safe fn live_inner(_: u64) -> u64;
+}
+
 extern "C" fn zero(_: u64) -> u64 {
     0
 }
@@ -64,14 +70,112 @@ fn a_function_without_a_size() {
 }
 
 #[test]
-fn sites_that_overlap() {
-    let error = commit(&["live_outer", "live_inner"], &patient()).unwrap_err();
-    assert!(matches!(&error, Error::Overlap { .. }), "{error}");
-    let outer = commit(&["live_outer"], &patient()).unwrap();
-    let error = commit(&["live_inner"], &patient()).unwrap_err();
-    assert!(matches!(&error, Error::Overlap { other, .. } if other == "live_outer"), "{error}");
-    outer.rollback_with(&patient()).unwrap();
+fn a_site_over_the_beginning_of_another_function() {
+    let error = commit(&["live_outer"], &patient()).unwrap_err();
+    let inner = live_inner as *const () as u64;
+    assert!(matches!(&error, Error::Overlap { other_address, .. } if *other_address == inner), "{error}");
     commit(&["live_inner"], &patient()).unwrap().rollback_with(&patient()).unwrap();
+}
+
+#[test]
+fn one_original_for_two() {
+    static SHARED: Original<extern "C" fn(u64) -> u64> = Original::new();
+    let mut change = Transaction::new();
+    change.replace_fn("live_shared_one", &SHARED, zero as extern "C" fn(u64) -> u64);
+    // SAFETY: same types.
+    let applied = unsafe { change.commit(&patient()) }.unwrap();
+    // The same transaction again, which would make its own replacement the original.
+    // SAFETY: as above.
+    let error = unsafe { change.commit(&patient()) }.unwrap_err();
+    assert!(matches!(&error, Error::OriginalInUse { other, .. } if other == "live_shared_one"), "{error}");
+    assert_eq!(SHARED.get()(1), 2, "the original is as it was");
+    applied.rollback_with(&patient()).unwrap();
+    change.replace_fn("live_shared_two", &SHARED, zero as extern "C" fn(u64) -> u64);
+    // SAFETY: as above.
+    let error = unsafe { change.commit(&patient()) }.unwrap_err();
+    assert!(matches!(&error, Error::OriginalInUse { .. }), "{error}");
+    assert_eq!((live_shared_one(1), live_shared_two(1)), (2, 3));
+}
+
+#[test]
+fn a_check_tells_what_only_the_changes_show() {
+    let mut change = Transaction::new();
+    change.replace("live_shared_one", std::ptr::null());
+    assert!(matches!(change.check(), Err(Error::ReplacementNotCode { .. })));
+    let mut change = Transaction::new();
+    change.replace("live_shared_one", zero as *const ());
+    change.replace(live_shared_one as *const (), zero as *const ());
+    assert!(matches!(change.check(), Err(Error::DuplicateTarget { .. })));
+}
+
+#[test]
+fn a_stack_too_large_to_be_looked_through() {
+    child::run("errors::a_stack_too_large_to_be_looked_through", || {
+        static READY: AtomicBool = AtomicBool::new(false);
+        static DONE: AtomicBool = AtomicBool::new(false);
+        // A thread whose stack is the lower end of 16 GiB that are reserved only.
+        const SIZE: usize = 16 << 30;
+        extern "C" fn wait(_: *mut libc::c_void) -> *mut libc::c_void {
+            READY.store(true, SeqCst);
+            while !DONE.load(SeqCst) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            std::ptr::null_mut()
+        }
+        // SAFETY: memory of its own, which outlives the thread.
+        let thread = unsafe {
+            let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE;
+            let protection = libc::PROT_READ | libc::PROT_WRITE;
+            let memory = libc::mmap(std::ptr::null_mut(), SIZE, protection, flags, -1, 0);
+            assert_ne!(memory, libc::MAP_FAILED);
+            let mut attributes = std::mem::zeroed();
+            libc::pthread_attr_init(&raw mut attributes);
+            libc::pthread_attr_setstack(&raw mut attributes, memory, 1 << 20);
+            let mut thread = std::mem::zeroed();
+            let created =
+                libc::pthread_create(&raw mut thread, &raw const attributes, wait, std::ptr::null_mut());
+            assert_eq!(created, 0);
+            thread
+        };
+        while !READY.load(SeqCst) {
+            std::thread::yield_now();
+        }
+        let start = std::time::Instant::now();
+        let error = commit(&["live_errors"], &soon()).unwrap_err();
+        let large = matches!(&error, Error::Deadline { reason: NotSafe::LargeStack, .. });
+        assert!(large, "{error}");
+        println!("gave up after {:?}", start.elapsed());
+        assert_eq!(live_errors(1), 2);
+        DONE.store(true, SeqCst);
+        // SAFETY: the thread created above.
+        unsafe { libc::pthread_join(thread, std::ptr::null_mut()) };
+    });
+}
+
+#[test]
+fn after_the_main_thread_has_ended() {
+    child::run("errors::after_the_main_thread_has_ended", || {
+        // A process whose first thread ends before the others: forked, so that the test's own goes on.
+        // SAFETY: the child uses nothing that other threads could have locked: there is only this one.
+        let pid = unsafe { libc::fork() };
+        if pid == 0 {
+            std::thread::spawn(|| {
+                std::thread::sleep(Duration::from_millis(100));
+                let result = commit(&["live_errors"], &patient()).and_then(|on| on.rollback_with(&patient()));
+                if let Err(error) = &result {
+                    eprintln!("{error}");
+                }
+                // SAFETY: ends the process.
+                unsafe { libc::_exit(i32::from(result.is_err())) };
+            });
+            // SAFETY: a system call that ends this thread alone.
+            unsafe { libc::syscall(libc::SYS_exit, 0) };
+        }
+        let mut status = 0;
+        // SAFETY: a child of ours.
+        unsafe { libc::waitpid(pid, &raw mut status, 0) };
+        assert_eq!(status, 0);
+    });
 }
 
 #[test]
@@ -102,7 +206,7 @@ fn a_module_whose_file_was_replaced() {
 fn every_signal_is_in_use() {
     child::run("errors::every_signal_is_in_use", || {
         extern "C" fn mine(_: i32) {}
-        for signal in 36..=60 {
+        for signal in (36..=60).chain([libc::SIGURG]) {
             // SAFETY: a handler that does nothing.
             unsafe { libc::signal(signal, mine as *const () as usize) };
         }
@@ -228,7 +332,7 @@ fn another_commit_is_waited_for_until_the_deadline() {
         while !INSIDE.load(SeqCst) {
             std::thread::yield_now();
         }
-        let error = commit(&["live_outer"], &soon()).unwrap_err();
+        let error = commit(&["live_inner"], &soon()).unwrap_err();
         assert!(matches!(error, Error::Busy { waited } if waited == Duration::from_millis(200)), "{error}");
         GO_ON.store(true, SeqCst);
         first.join().unwrap().rollback_with(&patient()).unwrap();
@@ -241,7 +345,7 @@ fn a_commit_inside_a_commit() {
         static NESTED: AtomicBool = AtomicBool::new(false);
         fn commit_again(stage: fault::Stage) {
             if stage == fault::Stage::Prepared {
-                let nested = commit(&["live_outer"], &patient());
+                let nested = commit(&["live_inner"], &patient());
                 NESTED.store(matches!(nested, Err(Error::Nested)), SeqCst);
             }
         }

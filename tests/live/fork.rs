@@ -73,3 +73,28 @@ fn at_any_moment_of_a_commit() {
         kept.rollback_with(&patient()).unwrap();
     });
 }
+
+#[test]
+fn exec_during_commits_does_no_harm_to_the_next_program() {
+    child::run("fork::exec_during_commits_does_no_harm_to_the_next_program", || {
+        for _ in 0..40 {
+            // SAFETY: the child has one thread until it starts its own.
+            let pid = unsafe { libc::fork() };
+            if pid == 0 {
+                std::thread::spawn(|| {
+                    loop {
+                        commit("live_fork").rollback_with(&patient()).unwrap();
+                    }
+                });
+                std::thread::sleep(Duration::from_millis(20));
+                let program = c"/bin/true".as_ptr();
+                // SAFETY: replaces the child's program.
+                unsafe { libc::execl(program, program, std::ptr::null::<libc::c_char>()) };
+            }
+            let mut status = 0;
+            // SAFETY: a child of ours.
+            unsafe { libc::waitpid(pid, &raw mut status, 0) };
+            assert_eq!(status, 0, "the new program was killed");
+        }
+    });
+}

@@ -169,7 +169,8 @@ fn a_thread_that_cannot_be_stopped_is_named_and_nothing_changes() {
         assert_eq!(before, unsafe { bytes_at(live_blocked as *const () as usize, 16) });
         assert_eq!(live_blocked(1), 2);
         // Left alone by name it does not stand in the way; and once it listens it is held like any other.
-        let ignoring = patient().ignore_thread(TID.load(SeqCst));
+        // SAFETY: it does not come near the page of the target.
+        let ignoring = unsafe { patient().ignore_thread(TID.load(SeqCst)) };
         commit("live_blocked", &ignoring).unwrap().rollback_with(&ignoring).unwrap();
         DONE.store(true, SeqCst);
         deaf.unwrap().join().unwrap();
@@ -190,8 +191,8 @@ fn signals_in_use_are_left_alone() {
             STOLEN.store(signal, SeqCst);
         }
         let _watchdog = watchdog::start(Duration::from_secs(100));
-        // Every signal above 50 has a handler of the program's; one more is waited for.
-        for signal in 51..=64 {
+        // SIGURG and every signal above 50 has a handler of the program's; one more is waited for.
+        for signal in (51..=64).chain([libc::SIGURG]) {
             // SAFETY: the handler stores a number.
             unsafe { libc::signal(signal, mine as *const () as usize) };
         }

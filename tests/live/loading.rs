@@ -88,3 +88,27 @@ fn without_any_private_copy_nothing_is_loaded() {
         assert_eq!(live_loading(1), 2);
     });
 }
+
+#[test]
+fn a_descriptor_that_the_program_closed_is_not_mistaken() {
+    child::run("loading::a_descriptor_that_the_program_closed_is_not_mistaken", || {
+        let folder = Folder::new();
+        let other = BODY.replace("value * 0", "value * 0 + 5").replace("\"loading\"", "\"other\"");
+        let first = Patch::open(fixtures::patch(&folder, "libfirst.so", BODY)).unwrap();
+        let second = Patch::open(fixtures::patch(&folder, "libsecond.so", &other)).unwrap();
+        // SAFETY: same type.
+        let first = unsafe { first.apply(&patient()) }.unwrap();
+        assert_eq!(live_loading(1), 0);
+        // As a program does that makes a daemon of itself.
+        for fd in 3..100 {
+            // SAFETY: nothing of this process is in use through a descriptor.
+            unsafe { libc::close(fd) };
+        }
+        // SAFETY: same type.
+        let second = unsafe { second.apply(&patient()) }.unwrap();
+        assert_eq!(live_loading(1), 5, "the second library, not the first under its number");
+        second.rollback_with(&patient()).unwrap();
+        first.rollback_with(&patient()).unwrap();
+        assert_eq!(live_loading(1), 2);
+    });
+}

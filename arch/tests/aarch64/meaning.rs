@@ -3,6 +3,8 @@
 use midflight_arch::{Form, Function, InstructionSet, Places, encode, measure};
 use proptest::prelude::*;
 
+use crate::support::AT;
+
 /// All that a piece of code can do to the rest, on one of its paths.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Path {
@@ -40,24 +42,38 @@ fn distance(word: u32) -> Option<(i64, u32)> {
     Some((signed * 4, word & !(((1 << bits) - 1) << shift)))
 }
 
+/// The `N` bytes at `address`, if all of them are in the code at `base`.
+fn inside<const N: usize>(code: &[u8], base: u64, address: u64) -> Option<[u8; N]> {
+    let at = usize::try_from(address.checked_sub(base)?).ok()?;
+    code.get(at..)?.first_chunk().copied()
+}
+
+/// Plays the code at `base` from a branch at `pc` on. Branches within a trampoline go forward: what goes back to it,
+/// or to itself, has left it for something else that the random places put there.
+fn branch(code: &[u8], base: u64, pc: u64, to: u64, does: &[Effect], paths: &mut Vec<Path>) {
+    if to > pc {
+        play(code, base, to, does, paths);
+    } else {
+        paths.push(Path { does: does.to_vec(), to: Some(to) });
+    }
+}
+
 /// Plays the code at `base` from `pc` on, until it leaves the code.
 fn play(code: &[u8], base: u64, pc: u64, does: &[Effect], paths: &mut Vec<Path>) {
-    let at = pc.wrapping_sub(base) as usize;
-    let Some(word) = code.get(at..at + 4) else {
+    let Some(word) = inside(code, base, pc).map(u32::from_le_bytes) else {
         return paths.push(Path { does: does.to_vec(), to: Some(pc) });
     };
-    let word = u32::from_le_bytes(word.try_into().expect("four bytes"));
     let (register, mut does) = (word & 31, does.to_vec());
     let relative = distance(word).map(|(distance, rest)| (pc.wrapping_add_signed(distance), rest));
     match relative {
-        Some((to, _)) if word >> 26 == 5 => return play(code, base, to, &does, paths),
+        Some((to, _)) if word >> 26 == 5 => return branch(code, base, pc, to, &does, paths),
         Some((to, rest)) if word & 0x3b00_0000 != 0x1800_0000 => {
             does.push(Effect::Word(rest));
-            play(code, base, to, &does, paths);
+            branch(code, base, pc, to, &does, paths);
         }
-        Some((to, _)) if word >> 24 == 0x58 && code.get((to.wrapping_sub(base)) as usize..).is_some() => {
-            let at = to.wrapping_sub(base) as usize;
-            let value = u64::from_le_bytes(code[at..at + 8].try_into().expect("eight bytes"));
+        // The literal of a trampoline is in it; that of a function may be right behind its only word.
+        Some((to, _)) if word >> 24 == 0x58 && inside::<8>(code, base, to).is_some() => {
+            let value = inside(code, base, to).map(u64::from_le_bytes).expect("it was just looked at");
             does.push(Effect::Set(register, value));
         }
         Some((to, _)) if matches!(word >> 24, 0x18 | 0x58 | 0x98) => {
@@ -133,16 +149,55 @@ proptest! {
         word in word(), address in 0x4000_0000u64..0xffff_ffff_0000, near in -0x10_0000i64..0x10_0000,
     ) {
         let address = address & !3;
-        let bytes = word.to_le_bytes();
-        let measure = measure(InstructionSet::Aarch64, &Function { address, bytes: &bytes });
-        let block = address.wrapping_add_signed(near) & !7;
-        let places = Places { trampoline: block, island: block + 64, slot: block + 128 };
-        if let Ok(plan) = encode(&measure, Form::Island, &places, 0) {
-            let site = usize::try_from(plan.site - address).expect("an offset");
-            prop_assert_eq!(paths(&plan.trampoline, block), paths(&bytes[site..], plan.site), "{:x}", word);
-        } else if let Some(window) = measure.window(Form::Island, 256) {
-            let apart = block + 256 <= address || block >= address + 4;
-            prop_assert!(!window.contains(&block) || !apart, "{:x} at {:x}", word, block);
+        compare(word, address, address.wrapping_add_signed(near) & !7);
+    }
+}
+
+/// Plans a function of one word with its parts at `block`, and plays both. Whether it could be planned.
+fn compare(word: u32, address: u64, block: u64) -> bool {
+    let bytes = word.to_le_bytes();
+    let measure = measure(InstructionSet::Aarch64, &Function { address, bytes: &bytes });
+    let places = Places { trampoline: block, island: block + 64, slot: block + 128 };
+    if let Ok(plan) = encode(&measure, Form::Island, &places, 0) {
+        let site = usize::try_from(plan.site - address).expect("an offset");
+        let (new, old) = (paths(&plan.trampoline, block), paths(&bytes[site..], plan.site));
+        assert_eq!(new, old, "{word:x} at {address:x}, moved to {block:x}");
+        return true;
+    }
+    if let Some(window) = measure.window(Form::Island, 256) {
+        let apart = block + 256 <= address || block >= address + 4;
+        assert!(!window.contains(&block) || !apart, "{word:x} at {address:x}, not moved to {block:x}");
+    }
+    false
+}
+
+#[test]
+fn a_literal_right_behind_the_only_word() {
+    // ldr x0, .+4; ldr w0, .+4; ldrsw x0, .+4; ldr d0, .+4; prfm #0, .+4; and ldr x0, .-8
+    for word in [0x5800_0020, 0x1800_0020, 0x9800_0020, 0x5c00_0020, 0xd800_0020, 0x58ff_ffc0] {
+        assert!(compare(word, AT, AT + 0x1000), "{word:x}");
+    }
+}
+
+#[test]
+fn a_branch_to_the_word_before() {
+    // b, b.eq, cbz x0, tbz w0
+    for word in [0x17ff_ffff, 0x54ff_ffe0, 0xb4ff_ffe0, 0x3607_ffe0] {
+        assert!(compare(word, AT, AT + 0x1000), "{word:x}");
+    }
+}
+
+#[test]
+fn what_goes_on_at_the_place_of_the_trampoline() {
+    // nop, adr x0, ldr x0 go on behind themselves.
+    for word in [0xd503_201f, 0x1000_0000, 0x5800_0100] {
+        assert!(compare(word, AT + 4, AT + 8), "{word:x}");
+    }
+    // b, b.eq, cbz x0, tbz w0 to each of the first words at `AT + 0x40`
+    for (word, shift) in [(0x1400_0000, 0), (0x5400_0000, 5), (0xb400_0000, 5), (0x3600_0000, 5)] {
+        for distance in 0x10..0x14 {
+            let word = word | distance << shift;
+            assert!(compare(word, AT, AT + 0x40), "{word:x}");
         }
     }
 }
