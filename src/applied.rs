@@ -69,7 +69,7 @@ impl Applied {
     }
 }
 
-/// `1 function, 9 threads held 41 µs`
+/// `friendly-time: 1 function, 9 threads held 41 µs`
 impl fmt::Display for Applied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}, {}", self.name(), count(self.entry.functions.len(), "function"), self.held())?;

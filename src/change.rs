@@ -89,7 +89,8 @@ impl Transaction {
     }
 
     /// As [`Self::replace`], for a function of which the type is known, with a place for the original. It is
-    /// filled before the first byte of the program changes, and stays callable for ever.
+    /// filled before the first byte of the program changes, and stays callable as long as the target's library is
+    /// loaded. An `Original` serves one replacement at a time.
     pub fn replace_fn<F: FnPointer>(
         &mut self,
         target: impl Into<Target>,
@@ -179,8 +180,8 @@ pub struct Hook<F> {
 }
 
 impl<F: FnPointer> Hook<F> {
-    /// The function as it was before: what this replacement lies on. Callable for ever, also after the
-    /// rollback.
+    /// The function as it was before: what this replacement lies on. Callable also after the rollback, as long
+    /// as the library that the function belongs to is loaded.
     pub fn original(&self) -> F {
         let address = self.original.load(Acquire) as *const ();
         // SAFETY: the commit put the address of a function there that is called as `F`, for ever.

@@ -18,7 +18,7 @@
  * MIDFLIGHT_PATCH(name)
  *     Names the patch: once in a patch library, in any of its files.
  * MIDFLIGHT_REPLACE(target, replacement)
- *     Every call of the program's function `target` (a string: [module!][file:]symbol) goes to
+ *     Every call of the program's function `target` (a string: [module!]symbol) goes to
  *     `replacement`, a function declared before, by its plain name; in C++ in the namespace in which it is
  *     declared. It must have the target's signature and calling convention, which nothing can check.
  * MIDFLIGHT_REPLACE_ORIGINAL(target, replacement, original)

@@ -2,9 +2,11 @@
 
 mod coherence;
 mod near;
+mod probe;
 mod script;
 mod writer;
 
 pub(crate) use coherence::has_barrier;
 pub(crate) use near::{NearBlock, publish};
+pub(crate) use probe::may_become_executable;
 pub(crate) use writer::{CodeChange, PointerChange, WriteFailure, Writer};

@@ -123,6 +123,12 @@ fn carry_out(work: Work, options: &Options, changes: &[Change]) -> Result<Held, 
         }
         return Ok(Held::default());
     }
+    if !work.code.is_empty() {
+        memory::may_become_executable().map_err(|errno| Error::Kernel {
+            step: "make changed memory executable again (is there a policy against it?)",
+            source: errno.into(),
+        })?;
+    }
     let map = MemoryMap::read()?;
     if !memory::has_barrier() {
         threads::serialize_on_release();

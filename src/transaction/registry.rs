@@ -65,7 +65,8 @@ impl Entry {
 pub struct Held {
     /// How many were held; none if one store was enough.
     pub threads: usize,
-    /// How long, at most: from the first signal to the moment when all may go on.
+    /// How long, at most: from the first signal to the moment when all may go on. When each does is up to the
+    /// scheduler then.
     pub time: Duration,
 }
 

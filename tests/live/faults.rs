@@ -75,26 +75,28 @@ fn each_step_that_fails_is_named_and_undone() {
         beside_runners(|all_run| {
             // Sites exist after the first time; then only the commit itself is left to fail.
             let first = [
-                (libc::SYS_mmap, libc::ENOMEM, "map near memory"),
-                (libc::SYS_mprotect, libc::EACCES, "make trampolines executable"),
+                (libc::SYS_mmap, 0, libc::ENOMEM, "map near memory"),
+                (libc::SYS_mprotect, 0, libc::EACCES, "make trampolines executable"),
             ];
             let always = [
-                (libc::SYS_process_vm_readv, libc::EPERM, "read the target"),
-                (libc::SYS_mprotect, libc::ENOMEM, "make code writable"),
-                (libc::SYS_membarrier, libc::EPERM, "synchronise the cores"),
-                (libc::SYS_openat, libc::EMFILE, "open /proc/self/task"),
-                (libc::SYS_getdents64, libc::ENOMEM, "list the threads"),
-                (libc::SYS_fstat, libc::EIO, "list the threads"),
-                (libc::SYS_lseek, libc::EIO, "list the threads"),
-                (libc::SYS_rt_sigprocmask, libc::EINVAL, "block the signals"),
-                (libc::SYS_rt_tgsigqueueinfo, libc::EPERM, "signal a thread"),
+                (libc::SYS_process_vm_readv, 0, libc::EPERM, "read the target"),
+                (libc::SYS_mmap, 0, libc::EPERM, "executable again"),
+                (libc::SYS_mprotect, 0, libc::EACCES, "executable again"),
+                (libc::SYS_mprotect, 1, libc::ENOMEM, "make code writable"),
+                (libc::SYS_membarrier, 0, libc::EPERM, "synchronise the cores"),
+                (libc::SYS_openat, 0, libc::EMFILE, "open /proc/self/task"),
+                (libc::SYS_getdents64, 0, libc::ENOMEM, "list the threads"),
+                (libc::SYS_fstat, 0, libc::EIO, "list the threads"),
+                (libc::SYS_lseek, 0, libc::EIO, "list the threads"),
+                (libc::SYS_rt_sigprocmask, 0, libc::EINVAL, "block the signals"),
+                (libc::SYS_rt_tgsigqueueinfo, 0, libc::EPERM, "signal a thread"),
             ];
-            for (number, (call, errno, words)) in first.into_iter().chain(always).enumerate() {
+            for (number, (call, skip, errno, words)) in first.into_iter().chain(always).enumerate() {
                 if number == first.len() {
                     commit(&patient()).unwrap().rollback_with(&patient()).unwrap();
                 }
                 let before = state();
-                fault::fail(call, 0, 1, errno);
+                fault::fail(call, skip, 1, errno);
                 let error = commit(&patient()).unwrap_err();
                 assert_eq!(fault::heal(), 0, "{words}: the call was made");
                 assert!(is_about(&error, words), "{words}: {error}");
@@ -119,7 +121,7 @@ fn the_second_page_that_fails_undoes_the_first() {
             commit(&patient()).unwrap().rollback_with(&patient()).unwrap();
             let before = state();
             fault::separate_pages(true);
-            fault::fail(libc::SYS_mprotect, 1, 1, libc::ENOMEM);
+            fault::fail(libc::SYS_mprotect, 2, 1, libc::ENOMEM);
             let error = commit(&patient()).unwrap_err();
             assert_eq!(fault::heal(), 0);
             assert!(is_about(&error, "make code writable"), "{error}");
@@ -127,7 +129,7 @@ fn the_second_page_that_fails_undoes_the_first() {
             all_run();
             let applied = commit(&patient()).unwrap();
             let on = state();
-            fault::fail(libc::SYS_mprotect, 1, 1, libc::ENOMEM);
+            fault::fail(libc::SYS_mprotect, 2, 1, libc::ENOMEM);
             let error = applied.rollback_with(&patient()).unwrap_err();
             assert_eq!(fault::heal(), 0);
             assert!(is_about(&error, "make code writable"), "{error}");
@@ -184,5 +186,24 @@ fn near_memory_that_is_always_taken_is_an_error() {
         assert!(matches!(error, Error::NoNearMemory { .. }), "{error}");
         fault::heal();
         commit(&patient()).unwrap().rollback_with(&patient()).unwrap();
+    });
+}
+
+#[test]
+fn where_memory_may_not_become_executable_nothing_is_tried() {
+    child::run("faults::where_memory_may_not_become_executable_nothing_is_tried", || {
+        let applied = commit(&patient()).unwrap();
+        let before = state();
+        // PR_SET_MDWE, PR_MDWE_REFUSE_EXEC_GAIN: Linux 6.3. Where the kernel has none, the seam refuses.
+        // SAFETY: takes a right from this process.
+        let has_policy = unsafe { libc::prctl(65, 1, 0, 0, 0) } == 0;
+        if !has_policy {
+            fault::fail(libc::SYS_mprotect, 0, u32::MAX, libc::EACCES);
+        }
+        let error = applied.rollback_with(&patient()).unwrap_err();
+        assert!(is_about(&error, "executable again"), "{error}");
+        assert_eq!(state(), before);
+        assert_eq!((live_faults_one(1), live_faults_two(1)), (1001, 1001));
+        assert!(applied.is_applied());
     });
 }
