@@ -3,7 +3,7 @@
 use super::lock::Guard;
 use super::registry::{Entry, Held, Registry, lock_commits, next_id};
 use super::site::{Layer, Work};
-use super::{Change, HOST, Request, prepare};
+use super::{Change, HOST, Request, fork, prepare};
 use crate::arch::Form;
 use crate::error::Error;
 use crate::memory::{self, WriteFailure, Writer};
@@ -31,6 +31,7 @@ pub(crate) struct Session {
 impl Session {
     /// Waits for the right, at most as long as `options` say.
     pub(crate) fn begin(options: &Options) -> Result<Self, Error> {
+        fork::prepare();
         let deadline = Deadline::of(options);
         Ok(Self { options: options.clone(), _commit: lock_commits(deadline.at, deadline.after)? })
     }

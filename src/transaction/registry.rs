@@ -128,7 +128,6 @@ pub(super) fn next_id() -> u64 {
 
 /// The lock of all commits, waited for until `deadline`.
 pub(super) fn lock_commits(deadline: u64, waited: Duration) -> Result<Guard<'static, ()>, Error> {
-    super::fork::prepare();
     COMMIT.acquire(deadline).map_err(|why| match why {
         NotLocked::Late => Error::Busy { waited },
         NotLocked::Mine => Error::Nested,
