@@ -1,7 +1,7 @@
 //! Errors that need a special state of the process. Each leaves everything as it was.
 
 use crate::support::fixtures::Folder;
-use crate::support::{child, patient};
+use crate::support::{child, error_in_time, patient};
 use crate::target;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use midflight::{Applied, Error, NotSafe, Options, Original, Transaction, fault};
@@ -141,9 +141,9 @@ fn a_stack_too_large_to_be_looked_through() {
             std::thread::yield_now();
         }
         let start = std::time::Instant::now();
-        let error = commit(&["live_errors"], &soon()).unwrap_err();
-        let large = matches!(&error, Error::Deadline { reason: NotSafe::LargeStack, .. });
-        assert!(large, "{error}");
+        let large = |error: &Error| matches!(error, Error::Deadline { reason: NotSafe::LargeStack, .. });
+        let error = error_in_time(|options| commit(&["live_errors"], options), large);
+        assert!(large(&error), "{error}");
         println!("gave up after {:?}", start.elapsed());
         assert_eq!(live_errors(1), 2);
         DONE.store(true, SeqCst);
@@ -239,13 +239,13 @@ fn an_address_inside_the_site_on_a_stack() {
         while !READY.load(SeqCst) {
             std::thread::yield_now();
         }
-        let error = commit(&["live_errors"], &soon()).unwrap_err();
         let inside = live_errors as *const () as u64 + 4;
-        assert!(
-            matches!(&error, Error::Deadline { thread, reason: NotSafe::ReturnsIntoSite { address }, .. }
-                if thread.tid == TID.load(SeqCst) && *address == inside),
-            "{error}"
-        );
+        let told = |error: &Error| {
+            matches!(error, Error::Deadline { thread, reason: NotSafe::ReturnsIntoSite { address }, .. }
+                if thread.tid == TID.load(SeqCst) && *address == inside)
+        };
+        let error = error_in_time(|options| commit(&["live_errors"], options), told);
+        assert!(told(&error), "{error}");
         assert_eq!(live_errors(1), 2);
         DONE.store(true, SeqCst);
         thread.join().unwrap();
@@ -257,11 +257,18 @@ fn an_address_inside_the_site_on_a_stack() {
 fn a_stack_that_cannot_be_read() {
     child::run("errors::a_stack_that_cannot_be_read", || {
         // The target is read first, then stacks.
-        fault::fail(libc::SYS_process_vm_readv, 1, u32::MAX, libc::EPERM);
-        let error = commit(&["live_errors"], &soon()).unwrap_err();
-        let unreadable = matches!(&error, Error::Deadline { reason: NotSafe::UnreadableStack { errno }, .. }
-            if *errno == libc::EPERM);
-        assert!(unreadable, "{error}");
+        let unreadable = |error: &Error| {
+            matches!(error, Error::Deadline { reason: NotSafe::UnreadableStack { errno }, .. }
+                if *errno == libc::EPERM)
+        };
+        let error = error_in_time(
+            |options| {
+                fault::fail(libc::SYS_process_vm_readv, 1, u32::MAX, libc::EPERM);
+                commit(&["live_errors"], options)
+            },
+            unreadable,
+        );
+        assert!(unreadable(&error), "{error}");
         fault::heal();
         assert_eq!(live_errors(1), 2);
     });
@@ -276,15 +283,30 @@ fn a_thread_that_does_not_stop() {
             vfork_and_sleep();
             DONE.store(true, SeqCst);
         });
-        std::thread::sleep(Duration::from_millis(200));
-        if !DONE.load(SeqCst) {
-            let error = commit(&["live_errors"], &soon()).unwrap_err();
+        let parent = parent.unwrap();
+        // In uninterruptible sleep: it waits for its child.
+        let waits = || {
+            let tasks = std::fs::read_dir("/proc/self/task").unwrap().flatten();
+            tasks.into_iter().any(|task| {
+                let stat = std::fs::read_to_string(task.path().join("stat")).unwrap_or_default();
+                stat.contains("(vforks) D")
+            })
+        };
+        while !waits() && !DONE.load(SeqCst) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        let error = commit(&["live_errors"], &soon());
+        // On a machine so slow that the child had ended, there is nothing to be seen.
+        if let Err(error) = error {
             let stuck = matches!(&error, Error::Deadline { thread, reason: NotSafe::DidNotStop { .. }, .. }
                 if thread.name == "vforks");
             assert!(stuck, "{error}");
             assert_eq!(live_errors(1), 2);
+        } else {
+            assert!(DONE.load(SeqCst), "a thread that cannot be stopped was not waited for");
+            error.unwrap().rollback_with(&patient()).unwrap();
         }
-        parent.unwrap().join().unwrap();
+        parent.join().unwrap();
         commit(&["live_errors"], &patient()).unwrap().rollback_with(&patient()).unwrap();
     });
 }
