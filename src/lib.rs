@@ -58,6 +58,7 @@ pub mod fault;
 pub use applied::{Applied, applied};
 pub use change::{Hook, Target, Transaction, replace};
 pub use error::{Candidate, Error, NotSafe, PatchFault, Result, ThreadName};
+pub use loader::ForeignPanic;
 pub use midflight_arch::{Form, Refusal};
 pub use midflight_patch::{FnPointer, Original};
 pub use options::Options;

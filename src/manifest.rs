@@ -24,6 +24,8 @@ pub(crate) struct Manifest {
     pub(crate) name: String,
     /// In the order of the records; no target twice.
     pub(crate) replacements: Vec<Replacement>,
+    /// The function that is handed the program's way to resume panics; in an executable segment.
+    pub(crate) attach: Option<u64>,
     /// Symbols that must be found elsewhere.
     pub(crate) undefined: Vec<String>,
     /// Libraries that are loaded with it.
@@ -69,6 +71,7 @@ pub(crate) fn parse(bytes: &[u8], machine: Machine) -> Result<Manifest, PatchFau
     Ok(Manifest {
         name,
         replacements: records.replacements,
+        attach: records.attach,
         undefined: image.undefined(bytes)?,
         needed: dynamic.needed,
         build_id: image.build_id(bytes),
@@ -126,6 +129,7 @@ fn shared_library(bytes: &[u8], image: &Image) -> Result<Dynamic, PatchFault> {
 struct Records {
     name: Option<String>,
     replacements: Vec<Replacement>,
+    attach: Option<u64>,
     /// Offsets of the records, by target and by the address of the original's cell.
     targets: HashMap<String, u64>,
     originals: HashMap<u64, u64>,
@@ -226,7 +230,7 @@ impl<'f> Reader<'f> {
         let record =
             rest.get(..size).ok_or_else(|| bad("its size is more than what is left of the section"))?;
         let kind = header.kind;
-        if kind != format::KIND_NAME && kind != format::KIND_REPLACE {
+        if ![format::KIND_NAME, format::KIND_REPLACE, format::KIND_ATTACH].contains(&kind) {
             if kind & format::OPTIONAL != 0 {
                 return Ok((None, size));
             }
@@ -266,6 +270,17 @@ impl<'f> Reader<'f> {
                     Ok(())
                 }
             };
+        }
+
+        if kind == format::KIND_ATTACH {
+            let not_code = |reason| PatchFault::NotCode { target: "panics".to_owned(), offset, reason };
+            let attach = self.code(replacement).map_err(not_code)?;
+            if original != Pointer::Null || records.attach.is_some_and(|first| first != attach) {
+                let reason = "a second function to attach to, or one with an original";
+                return Err(PatchFault::BadRecord { offset, reason });
+            }
+            records.attach = Some(attach);
+            return Ok(());
         }
 
         match records.targets.entry(text.to_owned()) {

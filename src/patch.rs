@@ -169,7 +169,12 @@ impl Patch {
         match *loaded {
             Some(loaded) => Ok(loaded),
             None => {
-                let new = loader::load(&self.inner.bytes, &self.inner.path)?;
+                let new = loader::load(loader::Library {
+                    bytes: &self.inner.bytes,
+                    path: &self.inner.path,
+                    attach: self.inner.manifest.attach,
+                    same_runtime: false,
+                })?;
                 *loaded = Some(new);
                 Ok(new)
             }

@@ -1,6 +1,6 @@
 //! The service: `/time` answers with the current time.
 
-use crate::Result;
+use super::Result;
 use axum::Router;
 use axum::extract::State;
 use axum::response::IntoResponse;

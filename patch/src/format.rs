@@ -8,10 +8,10 @@
 //! |---|---|---|
 //! | 0 | `u8[4]` | [`MAGIC`] |
 //! | 4 | `u16` | [`VERSION`] |
-//! | 6 | `u16` | kind: [`KIND_NAME`], [`KIND_REPLACE`]; see [`OPTIONAL`] |
+//! | 6 | `u16` | kind: [`KIND_NAME`], [`KIND_REPLACE`], [`KIND_ATTACH`]; see [`OPTIONAL`] |
 //! | 8 | `u32` | size of the whole record, a multiple of [`ALIGN`], at least [`HEADER_SIZE`] |
 //! | 12 | `u32` | length of the text |
-//! | 16 | pointer | A: the replacement, or null |
+//! | 16 | pointer | A: the replacement or another function, or null |
 //! | 24 | pointer | B: the original's slot, or null |
 //! | 32 | text | UTF-8 without control characters, zeros up to the record's end |
 //!
@@ -19,7 +19,8 @@
 //! memory of the library; the engine stores the callable original there before the first byte of the program
 //! changes. What follows the text's last word is ignored: fields of later versions may stand there.
 //!
-//! A patch library has exactly one record of [`KIND_NAME`] and at least one of [`KIND_REPLACE`].
+//! A patch library has exactly one record of [`KIND_NAME`], at least one of [`KIND_REPLACE`], and at most one of
+//! [`KIND_ATTACH`].
 //!
 //! The section is writable in every object file, because compilers refuse or split a section whose flags
 //! differ from one variable to the next, and a variable that holds a pointer may not be read-only in a shared
@@ -49,9 +50,40 @@ pub const KIND_NAME: u16 = 1;
 /// null.
 pub const KIND_REPLACE: u16 = 2;
 
+/// The record's pointer A is an [`Attach`]; pointer B is null, the text says what the library was written with.
+/// Libraries in Rust have it.
+pub const KIND_ATTACH: u16 = 3 | OPTIONAL;
+
 /// Bit of the kind that says "optional": a reader that does not know such a kind skips the record. An unknown
 /// kind without it is refused.
 pub const OPTIONAL: u16 = 1 << 15;
+
+/// A function of the library that the engine calls once, after the library was loaded and before the first call of
+/// a replacement. Panics that leave replacements go to the function that it is given.
+///
+/// # Safety
+/// The [`Resume`] may be called at any time from then on.
+pub type Attach = unsafe extern "C" fn(Resume);
+
+/// A function of the engine: resumes in the program's runtime a panic that a replacement was left by.
+///
+/// # Safety
+/// The [`Thrown`] is valid during the call, and its payload is handed over.
+pub type Resume = unsafe extern "C-unwind" fn(*const Thrown) -> !;
+
+/// A panic that leaves a replacement.
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+pub struct Thrown {
+    /// The message in UTF-8, if the payload is a text; else null. Part of the payload.
+    pub text: *const u8,
+    /// Length of the message in bytes.
+    pub text_len: usize,
+    /// What was thrown. Its type is the library's own affair.
+    pub payload: *mut (),
+    /// Frees the payload.
+    pub discard: unsafe extern "C" fn(*mut ()),
+}
 
 /// Bytes of a record before its text.
 pub const HEADER_SIZE: usize = 32;
@@ -134,6 +166,15 @@ impl<const TEXT: usize> Record<TEXT> {
     /// If `target` is empty, has control characters, or is not of the length that `TEXT` was made for.
     pub const fn replace(target: &str, replacement: *const (), original: *const AtomicPtr<()>) -> Self {
         Self::new(KIND_REPLACE, target, replacement, original)
+    }
+
+    /// The record that hands the program's way to resume panics to the library; `text` says what it was
+    /// written with.
+    ///
+    /// # Panics
+    /// If `text` is empty, has control characters, or is not of the length that `TEXT` was made for.
+    pub const fn attach(text: &str, attach: Attach) -> Self {
+        Self::new(KIND_ATTACH, text, attach as *const (), ptr::null())
     }
 
     const fn new(kind: u16, text: &str, a: *const (), b: *const AtomicPtr<()>) -> Self {

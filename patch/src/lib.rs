@@ -36,10 +36,13 @@
 //! same layouts of all types that it is passed: the same compiler, the same versions of the crates whose
 //! types are shared. That promise is made where a patch is applied.
 
+#[doc(hidden)]
+pub mod border;
 pub mod format;
 mod macros;
 mod original;
 mod pointer;
+mod shield;
 
 pub use original::Original;
 pub use pointer::FnPointer;

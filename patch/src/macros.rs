@@ -38,7 +38,12 @@
 ///   named lifetimes (`fn f<'a>(text: &'a str, other: &str) -> &'a str`). A function that is generic, `async`
 ///   or `const`, or has a receiver, replaces nothing by itself: name an instance or a method in the next
 ///   form.
-/// * `"target" => path as fn(A) -> R`: the type cannot be left out, because a macro cannot know it.
+/// * `"target" => path as fn(A) -> R`: the type cannot be left out, because a macro cannot know it, and has to
+///   be spelled out, since a function of that type is made that calls the other one.
+///
+/// A panic that leaves a replacement is resumed in the program, where it runs the drops of the callers and can
+/// be caught; its message is printed by the panic hook of the library, not by the program's. So a body is a
+/// closure: `return` and `?` leave the function as usual.
 ///
 /// `original = NAME` declares `static NAME: Original<fn(A) -> R>`, in which the function that was replaced
 /// can be called ([`Original`](crate::Original)); `original = pub(crate) NAME` makes it visible elsewhere.
@@ -75,7 +80,10 @@ macro_rules! __patch_items {
     ([]) => {
         compile_error!("patch! needs a name: `name: \"friendly-time\",`");
     };
-    ([$name:expr]) => { $crate::__patch_record! { name($name) } };
+    ([$name:expr]) => {
+        $crate::__patch_record! { name($name) }
+        $crate::__patch_record! { attach }
+    };
 
     ($name:tt , $($rest:tt)*) => { $crate::__patch_items! { $name $($rest)* } };
     ($name:tt ; $($rest:tt)*) => { $crate::__patch_items! { $name $($rest)* } };
@@ -86,14 +94,23 @@ macro_rules! __patch_items {
         compile_error!("patch! takes one name, and this is the second");
     };
 
-    ($name:tt $target:literal => $f:path as $pointer:ty, original = $ov:vis $original:ident
-        $(, $($rest:tt)*)?) => {
-        $crate::__patch_record! { replace($target, $f, $pointer) original($ov $original) }
-        $crate::__patch_items! { $name $($($rest)*)? }
+    ($name:tt $target:literal => $f:path as $(for<$($lt:lifetime),* $(,)?>)? fn($($args:tt)*)
+        $($rest:tt)*) => {
+        $crate::__patch_path! { $name [$target] [$f] [$($($lt)*)?] [] ($($args)*) $($rest)* }
     };
-    ($name:tt $target:literal => $f:path as $pointer:ty $(, $($rest:tt)*)?) => {
-        $crate::__patch_record! { replace($target, $f, $pointer) }
-        $crate::__patch_items! { $name $($($rest)*)? }
+    ($name:tt $target:literal => $f:path as $(for<$($lt:lifetime),* $(,)?>)? unsafe fn($($args:tt)*)
+        $($rest:tt)*) => {
+        $crate::__patch_path! { $name [$target] [$f] [$($($lt)*)?] [unsafe] ($($args)*) $($rest)* }
+    };
+    ($name:tt $target:literal => $f:path as $(for<$($lt:lifetime),* $(,)?>)? extern $($abi:literal)?
+        fn($($args:tt)*) $($rest:tt)*) => {
+        $crate::__patch_path! { $name [$target] [$f] [$($($lt)*)?] [extern $($abi)?] ($($args)*) $($rest)* }
+    };
+    ($name:tt $target:literal => $f:path as $(for<$($lt:lifetime),* $(,)?>)? unsafe extern $($abi:literal)?
+        fn($($args:tt)*) $($rest:tt)*) => {
+        $crate::__patch_path! {
+            $name [$target] [$f] [$($($lt)*)?] [unsafe extern $($abi)?] ($($args)*) $($rest)*
+        }
     };
     ($name:tt $target:literal $($rest:tt)*) => {
         compile_error!(concat!(
@@ -213,15 +230,73 @@ macro_rules! __patch_function {
         {($v:vis) [$($quals:tt)*] $f:ident [$($lt:lifetime)*] ($($args:tt)*) [$($ret:ty)?] $body:block}
         [$([$($attr:tt)*])*] [$target:literal $($original:tt)*]) => {
         $(#[$($attr)*])*
-        $v $($quals)* fn $f<$($lt),*>($($args)*) $(-> $ret)? $body
+        $v $($quals)* fn $f<$($lt),*>($($args)*) $(-> $ret)? {
+            $crate::border::cross(move || $(-> $ret)? { $body })
+        }
 
         $crate::__patch_record! {
             replace($target, $f, for<$($lt),*> $($quals)* fn($($types)*) $(-> $ret)?) $($original)*
         }
+        $crate::__patch_record! {
+            declare($target, for<$($lt),*> $($quals)* fn($($types)*) $(-> $ret)?) $($original)*
+        }
     };
 }
 
-// Writes one record, and declares the original that it points to. The names inside must not be ones that the
+// A function that is defined elsewhere: what its pointer type ends with, then its arguments, then a function of
+// its type that calls it from behind the border.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __patch_path {
+    ($name:tt [$target:literal] $f:tt $lts:tt $quals:tt $args:tt $(-> $ret:ty)?,
+        original = $ov:vis $original:ident $(, $($rest:tt)*)?) => {
+        $crate::__patch_path! {
+            @arguments $args [a b c d e f g h i j k l m n o p] [] []
+                {$f $lts $quals [$($ret)?] [$target original($ov $original)]}
+        }
+        $crate::__patch_items! { $name $($($rest)*)? }
+    };
+    ($name:tt [$target:literal] $f:tt $lts:tt $quals:tt $args:tt $(-> $ret:ty)? $(, $($rest:tt)*)?) => {
+        $crate::__patch_path! {
+            @arguments $args [a b c d e f g h i j k l m n o p] [] [] {$f $lts $quals [$($ret)?] [$target]}
+        }
+        $crate::__patch_items! { $name $($($rest)*)? }
+    };
+
+    (@arguments () $names:tt [$(($a:ident $t:ty))*] $types:tt
+        {[$f:path] [$($lt:lifetime)*] [$($quals:tt)*] [$($ret:ty)?] [$target:literal $($original:tt)*]}) => {
+        const _: () = {
+            #[allow(clippy::too_many_arguments)]
+            $($quals)* fn __midflight_border<$($lt),*>($($a: $t),*) $(-> $ret)? {
+                const __MIDFLIGHT_FUNCTION: for<$($lt),*> $($quals)* fn($($t),*) $(-> $ret)? = $f;
+                // SAFETY: the caller promises what the function wants.
+                #[allow(unused_unsafe)]
+                $crate::border::cross(move || unsafe { __MIDFLIGHT_FUNCTION($($a),*) })
+            }
+            $crate::__patch_record! {
+                replace($target, __midflight_border, for<$($lt),*> $($quals)* fn($($t),*) $(-> $ret)?)
+                $($original)*
+            }
+        };
+        $crate::__patch_record! {
+            declare($target, for<$($lt),*> $($quals)* fn($($t),*) $(-> $ret)?) $($original)*
+        }
+    };
+    (@arguments ($_name:ident : $t:ty $(, $($rest:tt)*)?) [$a:ident $($names:ident)*] [$($args:tt)*] $($more:tt)*) => {
+        $crate::__patch_path! { @arguments ($($($rest)*)?) [$($names)*] [$($args)* ($a $t)] $($more)* }
+    };
+    (@arguments ($t:ty $(, $($rest:tt)*)?) [$a:ident $($names:ident)*] [$($args:tt)*] $($more:tt)*) => {
+        $crate::__patch_path! { @arguments ($($($rest)*)?) [$($names)*] [$($args)* ($a $t)] $($more)* }
+    };
+    (@arguments ($($args:tt)*) $($more:tt)*) => {
+        compile_error!(concat!(
+            "patch! cannot read the arguments from `", stringify!($($args)*), "` on: it takes up to 16 types, ",
+            "none of them variadic",
+        ));
+    };
+}
+
+// Writes one record, or declares the original that it points to. The names inside must not be ones that the
 // function or the original can have.
 #[doc(hidden)]
 #[macro_export]
@@ -229,14 +304,22 @@ macro_rules! __patch_record {
     (name($name:expr)) => {
         $crate::__patch_record! { @static $name, name(__MIDFLIGHT_TEXT) }
     };
+    (attach) => {
+        $crate::__patch_record! {
+            @static $crate::border::WRITTEN_WITH, attach(__MIDFLIGHT_TEXT, $crate::border::ATTACH)
+        }
+    };
     (replace($target:literal, $f:path, $pointer:ty)) => {
         $crate::__patch_record! {
             @static $target, replace(__MIDFLIGHT_TEXT, $f as $pointer as *const (), ::core::ptr::null())
         }
     };
-    (replace($target:literal, $f:path, $pointer:ty) original($ov:vis $original:ident)) => {
+    (declare($target:literal, $pointer:ty)) => {};
+    (declare($target:literal, $pointer:ty) original($ov:vis $original:ident)) => {
         #[doc = concat!("The original of `", $target, "`.")]
         $ov static $original: $crate::Original<$pointer> = $crate::Original::new();
+    };
+    (replace($target:literal, $f:path, $pointer:ty) original($ov:vis $original:ident)) => {
         $crate::__patch_record! {
             @static $target, replace(__MIDFLIGHT_TEXT, $f as $pointer as *const (), $original.as_slot())
         }

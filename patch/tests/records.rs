@@ -4,7 +4,8 @@ use std::ffi::c_int;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
-use midflight_patch::format::{self, ALIGN, HEADER_SIZE, Header, KIND_NAME, KIND_REPLACE};
+use midflight_patch::border::ATTACH;
+use midflight_patch::format::{self, ALIGN, HEADER_SIZE, Header, KIND_ATTACH, KIND_NAME, KIND_REPLACE};
 use midflight_patch::{FnPointer, patch};
 
 mod elsewhere {
@@ -139,15 +140,33 @@ fn every_item_has_its_record() {
         replace("c_add", c_add as *const (), C_ADD.as_slot()),
         replace("c_free", c_free as *const (), none),
         replace("raw", raw as *const (), none),
-        replace("app::Place::name", Place::name as *const (), NAME.as_slot()),
-        replace("app::identity", elsewhere::identity::<u64> as *const (), none),
-        replace("also::c_add", c_add as *const (), none),
+        Found {
+            kind: KIND_ATTACH,
+            text: concat!("midflight-patch ", env!("CARGO_PKG_VERSION")).to_owned(),
+            a: ATTACH as *const (),
+            b: none.cast(),
+        },
     ];
-    let found = section();
+    let mut found = section();
+    let by_path = ["app::Place::name", "app::identity", "also::c_add"].map(|target| {
+        let place = found.iter().position(|record| record.text == target).unwrap();
+        found.swap_remove(place)
+    });
     assert_eq!(found.len(), expected.len(), "{found:#?}");
     for record in expected {
         assert!(found.contains(&record), "{record:?} is not in {found:#?}");
     }
+
+    // What is named by its path is called from a function of the same type, behind the border.
+    let [name, identity, c_add] = by_path;
+    assert_eq!([name.b, identity.b, c_add.b], [NAME.as_slot().cast(), none.cast(), none.cast()]);
+    // SAFETY: the record is about a function of this type.
+    let name = unsafe { <fn(&Place) -> &str>::from_address(name.a) };
+    // SAFETY: as above.
+    let identity = unsafe { <fn(u64) -> u64>::from_address(identity.a) };
+    // SAFETY: as above.
+    let c_add = unsafe { <extern "C" fn(c_int, c_int) -> c_int>::from_address(c_add.a) };
+    assert_eq!((name(&Place { name: "Bern" }), identity(7), c_add(1, 2)), ("Bern", 7, 3));
 }
 
 #[test]

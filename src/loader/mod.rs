@@ -2,13 +2,15 @@
 //! loaded: they are kept in a sealed memfd, or a private file without a name, and opened from there.
 
 mod copy;
+mod panics;
 mod symbols;
 
+pub use panics::ForeignPanic;
 pub(crate) use symbols::missing;
 
 use crate::error::Error;
 use copy::PrivateCopy;
-use libloading::os::unix::Library;
+use libloading::os::unix::Library as Handle;
 use std::path::Path;
 
 /// A loaded patch library. It stays mapped for ever: threads may be in it at any time.
@@ -18,12 +20,25 @@ pub(crate) struct Loaded {
     pub(crate) bias: u64,
 }
 
-/// Loads the library that `bytes` are; its constructors run. `path` is what reports call it.
-pub(crate) fn load(bytes: &[u8], path: &Path) -> Result<Loaded, Error> {
+/// What has to be known of a patch library to load it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Library<'p> {
+    pub(crate) bytes: &'p [u8],
+    /// What reports call it.
+    pub(crate) path: &'p Path,
+    /// The file's address of the function that is handed the program's way to resume panics.
+    pub(crate) attach: Option<u64>,
+    /// Are compiler and allocator known to be the program's?
+    pub(crate) same_runtime: bool,
+}
+
+/// Loads the library; its constructors run.
+pub(crate) fn load(library: Library<'_>) -> Result<Loaded, Error> {
+    let Library { bytes, path, attach, same_runtime } = library;
     let copy = PrivateCopy::keep(bytes, path)?;
     // SAFETY: running the constructors is what the caller of `Patch::apply` allows. Bound at once, so that
     // a missing symbol shows now, and not visible to others.
-    let library = unsafe { Library::open(Some(copy.path()), libc::RTLD_NOW | libc::RTLD_LOCAL) };
+    let library = unsafe { Handle::open(Some(copy.path()), libc::RTLD_NOW | libc::RTLD_LOCAL) };
     let library =
         library.map_err(|error| Error::Load { path: path.to_owned(), message: message(&error, &copy) })?;
     let (bias, library) = crate::process::bias_of(library);
@@ -34,6 +49,10 @@ pub(crate) fn load(bytes: &[u8], path: &Path) -> Result<Loaded, Error> {
         path: path.to_owned(),
         message: "the dynamic linker does not tell where it put the library".into(),
     })?;
+    if let Some(attach) = attach {
+        // SAFETY: the manifest says that this is such a function; whether runtimes are the same was compared.
+        unsafe { panics::attach(bias.wrapping_add(attach), same_runtime) };
+    }
     Ok(Loaded { bias })
 }
 

@@ -1,3 +1,5 @@
+mod attach;
+
 use std::fs;
 use std::path::PathBuf;
 use std::process::Command;

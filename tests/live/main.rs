@@ -14,11 +14,14 @@ mod bytes;
 mod errors;
 mod faults;
 mod fork;
+#[cfg(target_arch = "x86_64")]
+mod format;
 mod held;
 mod loading;
 mod many;
 mod modules;
 mod names;
+mod panics;
 mod patch_libraries;
 mod stacking;
 mod storm;

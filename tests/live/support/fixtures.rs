@@ -29,9 +29,33 @@ impl Folder {
 
     /// As [`Self::library`], with further arguments to the compiler.
     pub fn library_with(&self, name: &str, source: &str, arguments: &[&str]) -> PathBuf {
-        let (file, library) = (self.path(&format!("{name}.c")), self.path(name));
+        self.compile(("CC", "cc", "c"), name, source, arguments)
+    }
+
+    /// As [`Self::library`], in C++.
+    pub fn cpp_library(&self, name: &str, source: &str) -> PathBuf {
+        self.compile(("CXX", "c++", "cc"), name, source, &[])
+    }
+
+    /// As [`Self::library`], of assembly.
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        allow(dead_code, reason = "of the fixtures, which are for x86-64")
+    )]
+    pub fn assembled(&self, name: &str, source: &str) -> PathBuf {
+        self.compile(("CC", "cc", "s"), name, source, &[])
+    }
+
+    fn compile(
+        &self,
+        (variable, compiler, extension): (&str, &str, &str),
+        name: &str,
+        source: &str,
+        arguments: &[&str],
+    ) -> PathBuf {
+        let (file, library) = (self.path(&format!("{name}.{extension}")), self.path(name));
         std::fs::write(&file, source).unwrap();
-        let output = Command::new(std::env::var_os("CC").unwrap_or_else(|| "cc".into()))
+        let output = Command::new(std::env::var_os(variable).unwrap_or_else(|| compiler.into()))
             .args(["-shared", "-fPIC", "-O1", "-g", "-Wall", "-Wextra", "-Werror"])
             .arg(format!("-I{}/include", env!("CARGO_MANIFEST_DIR")))
             .arg(&file)
@@ -60,15 +84,24 @@ pub fn patch(folder: &Folder, name: &str, body: &str) -> PathBuf {
 /// The patch library in Rust of `tests/fixtures/rust_patch`, built once.
 pub fn rust_patch() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("rust_patch");
-        let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-            .args(["build", "--quiet", "--package", "rust_patch", "--target-dir"])
-            .arg(&target)
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        target.join("debug/librust_patch.so")
-    })
+    BUILT.get_or_init(|| cargo_build("rust_patch"))
+}
+
+/// The patch library in Rust of `tests/fixtures/panics`, built once.
+pub fn panics() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| cargo_build("panics"))
+}
+
+/// The cdylib of a package of this workspace.
+fn cargo_build(package: &str) -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("rust_patch");
+    let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["build", "--quiet", "--package", package, "--target-dir"])
+        .arg(&target)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    target.join(format!("debug/lib{package}.so"))
 }
