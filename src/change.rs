@@ -4,7 +4,7 @@ use crate::applied::Applied;
 use crate::error::Error;
 use crate::options::Options;
 use crate::plan::Check;
-use crate::process::{HeldTarget, Remembered, Resolver};
+use crate::process::{HeldTarget, Policy, Remembered, Resolver};
 use crate::transaction::{Change, Held, MACHINE, OriginalCell, Request, Session};
 use midflight_patch::{FnPointer, Original};
 use std::fmt;
@@ -40,7 +40,7 @@ impl From<*const ()> for Target {
 }
 
 impl Target {
-    fn resolve(&self, resolver: &Resolver) -> Result<HeldTarget, Error> {
+    fn resolve(&self, resolver: &Resolver) -> Result<Vec<HeldTarget>, Error> {
         match self {
             Self::Name(name) => resolver.by_name(name),
             Self::Address(address) => resolver.by_address(*address),
@@ -108,15 +108,25 @@ impl Transaction {
         self
     }
 
-    /// A dry run: finds every target and measures every site, and changes nothing.
+    /// A dry run: finds every target and measures every site, and changes nothing. With the default [`Options`].
     ///
     /// # Errors
     /// What stands in the way, all of it.
     pub fn check(&self) -> Result<Check, Error> {
-        let session = Session::to_look()?;
-        let targets = self.resolve()?.into_iter().zip(&self.changes);
-        let targets: Vec<_> =
-            targets.map(|(target, (_, replacement, _))| (target, Some(*replacement))).collect();
+        self.check_with(&Options::new())
+    }
+
+    /// As [`Self::check`], for a commit with these options.
+    ///
+    /// # Errors
+    /// As of [`Self::check`].
+    pub fn check_with(&self, options: &Options) -> Result<Check, Error> {
+        let session = Session::to_look(options)?;
+        let targets = self.resolve(options)?.into_iter().zip(&self.changes);
+        let targets = targets.flat_map(|(targets, (_, replacement, _))| {
+            targets.into_iter().map(|target| (target, Some(*replacement)))
+        });
+        let targets: Vec<_> = targets.collect();
         session.check(&self.name(), &targets)
     }
 
@@ -132,17 +142,17 @@ impl Transaction {
     ///   convention (not inlined, no constant folded in, no register known to survive).
     pub unsafe fn commit(&self, options: &Options) -> Result<Applied, Error> {
         let session = Session::begin(options)?;
-        let changes =
-            self.resolve()?.into_iter().zip(&self.changes).map(|(target, (_, replacement, original))| {
-                Change { target, replacement: *replacement, original: original.clone() }
-            });
+        let changes = self.resolve(options)?.into_iter().zip(&self.changes);
+        let changes = changes.flat_map(|(targets, (_, replacement, original))| {
+            Change::of_copies(targets, *replacement, original.clone())
+        });
         let changes = changes.collect();
         let request = Request { name: self.name(), path: None, image: None, changes };
         session.apply(request).map(Applied::new)
     }
 
-    fn resolve(&self) -> Result<Vec<HeldTarget>, Error> {
-        resolve_all(&self.known, self.changes.iter().map(|(target, ..)| target))
+    fn resolve(&self, options: &Options) -> Result<Vec<Vec<HeldTarget>>, Error> {
+        resolve_all(&self.known, options, self.changes.iter().map(|(target, ..)| target))
     }
 
     fn name(&self) -> String {
@@ -154,12 +164,17 @@ impl Transaction {
     }
 }
 
-/// Finds all targets, or says of each that it was not found.
+fn policy(options: &Options) -> Policy {
+    Policy { every_copy: options.every_copy, folded_code: options.folded_code }
+}
+
+/// Finds all targets, each with its copies, or says of each that it was not found.
 pub(crate) fn resolve_all<'a>(
     known: &Remembered,
+    options: &Options,
     targets: impl Iterator<Item = &'a Target>,
-) -> Result<Vec<HeldTarget>, Error> {
-    known.resolve(MACHINE, |resolver| {
+) -> Result<Vec<Vec<HeldTarget>>, Error> {
+    known.resolve(MACHINE, policy(options), |resolver| {
         let (mut found, mut errors) = (Vec::new(), Vec::new());
         for target in targets {
             match target.resolve(resolver) {
@@ -238,12 +253,24 @@ impl<F> fmt::Debug for Hook<F> {
 /// # Safety
 /// As of [`Transaction::commit`].
 pub unsafe fn replace<F: FnPointer>(old: F, new: F) -> Result<Hook<F>, Error> {
-    let session = Session::begin(&Options::new())?;
-    let target = Resolver::new(MACHINE).by_address(F::address(old) as u64)?;
+    // SAFETY: the caller's promise.
+    unsafe { replace_with(old, new, &Options::new()) }
+}
+
+/// As [`replace`], with other options.
+///
+/// # Errors
+/// As of [`replace`].
+///
+/// # Safety
+/// As of [`Transaction::commit`].
+pub unsafe fn replace_with<F: FnPointer>(old: F, new: F, options: &Options) -> Result<Hook<F>, Error> {
+    let session = Session::begin(options)?;
+    let targets = Resolver::new(MACHINE, policy(options)).by_address(F::address(old) as u64)?;
     let original = Arc::new(AtomicU64::new(0));
     let cell = OriginalCell::Shared(Arc::clone(&original));
-    let name = target.target.name.clone();
-    let changes = vec![Change { target, replacement: F::address(new) as u64, original: cell }];
+    let name = targets.first().map(|target| target.target.name.clone()).unwrap_or_default();
+    let changes = Change::of_copies(targets, F::address(new) as u64, cell).collect();
     let request = Request { name, path: None, image: None, changes };
     let applied = Applied::new(session.apply(request)?);
     Ok(Hook { applied, original, _function: std::marker::PhantomData })

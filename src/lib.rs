@@ -56,7 +56,7 @@ mod transaction;
 pub mod fault;
 
 pub use applied::{Applied, applied};
-pub use change::{Hook, Target, Transaction, replace};
+pub use change::{Hook, Target, Transaction, replace, replace_with};
 pub use error::{Candidate, Error, NotSafe, PatchFault, Result, ThreadName};
 pub use loader::ForeignPanic;
 pub use midflight_arch::{Form, Refusal};

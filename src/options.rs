@@ -19,18 +19,47 @@ pub struct Options {
     pub deadline: Duration,
     /// Threads that are neither held nor looked at.
     pub(crate) ignored_threads: Vec<i32>,
+    /// A function of which there are copies means all of them.
+    pub(crate) every_copy: bool,
+    /// A function may be another one as well.
+    pub(crate) folded_code: bool,
 }
 
 impl Options {
     /// The defaults.
     pub fn new() -> Self {
-        Self { deadline: Duration::from_secs(1), ignored_threads: Vec::new() }
+        Self {
+            deadline: Duration::from_secs(1),
+            ignored_threads: Vec::new(),
+            every_copy: false,
+            folded_code: false,
+        }
     }
 
     /// How long to wait.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
+        self
+    }
+
+    /// Replaces every copy of a function of Rust, together. The compiler makes copies of inline and generic functions,
+    /// one for each codegen unit that calls them; without this a function that has some is refused
+    /// ([`Error::Copies`](crate::Error::Copies)). They are told by their names with the hash left out, which in the legacy
+    /// mangling leaves out the types too: instances of a generic function for other types are taken for copies, and
+    /// are named one by one by their raw names.
+    #[must_use]
+    pub fn every_copy(mut self) -> Self {
+        self.every_copy = true;
+        self
+    }
+
+    /// Replaces code that is the code of several functions. Compilers and linkers fold functions that are
+    /// alike into one (identical code folding); without this they are refused
+    /// ([`Error::FoldedCode`](crate::Error::FoldedCode)), since calls of each would go to the replacement.
+    #[must_use]
+    pub fn folded_code(mut self) -> Self {
+        self.folded_code = true;
         self
     }
 

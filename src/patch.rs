@@ -65,21 +65,30 @@ impl Patch {
     }
 
     /// A dry run: finds every target, measures every site and looks for what the library needs. Changes
-    /// nothing, loads nothing.
+    /// nothing, loads nothing. With the default [`Options`].
     ///
     /// # Errors
     /// What stands in the way, all of it.
     pub fn check(&self) -> Result<Check, Error> {
-        let session = Session::to_look()?;
+        self.check_with(&Options::new())
+    }
+
+    /// As [`Self::check`], for an `apply` with these options.
+    ///
+    /// # Errors
+    /// As of [`Self::check`].
+    pub fn check_with(&self, options: &Options) -> Result<Check, Error> {
+        let session = Session::to_look(options)?;
         let bias = self.loaded().map(|loaded| loaded.bias);
         let mut errors = Vec::new();
         errors.extend(self.check_symbols().err());
-        let targets = self.resolve().map(|targets| {
+        let targets = self.resolve(options).map(|targets| {
             let replacements = self.inner.manifest.replacements.iter();
-            let with = |(target, one): (HeldTarget, &manifest::Replacement)| {
-                (target, bias.map(|bias| bias.wrapping_add(one.replacement)))
+            let with = |(targets, one): (Vec<HeldTarget>, &manifest::Replacement)| {
+                let replacement = bias.map(|bias| bias.wrapping_add(one.replacement));
+                targets.into_iter().map(move |target| (target, replacement))
             };
-            targets.into_iter().zip(replacements).map(with).collect::<Vec<_>>()
+            targets.into_iter().zip(replacements).flat_map(with).collect::<Vec<_>>()
         });
         let check = targets.and_then(|targets| session.check(self.name(), &targets));
         match check {
@@ -108,17 +117,18 @@ impl Patch {
             return Err(Error::AlreadyApplied { name: self.name().to_owned() });
         }
         let session = Session::begin(options)?;
-        let targets = self.resolve()?;
+        let targets = self.resolve(options)?;
         self.check_before_loading(&session, &targets)?;
         let loaded = self.load()?;
-        let changes = targets.into_iter().zip(&self.inner.manifest.replacements).map(|(target, one)| {
+        let replacements = &self.inner.manifest.replacements;
+        let changes = targets.into_iter().zip(replacements).flat_map(|(targets, one)| {
             let original = match one.original {
                 // SAFETY: the manifest says that this is an aligned cell in memory that stays writable; its
                 // library is never unloaded.
                 Some(cell) => unsafe { OriginalCell::at(loaded.bias.wrapping_add(cell)) },
                 None => OriginalCell::None,
             };
-            Change { target, replacement: loaded.bias.wrapping_add(one.replacement), original }
+            Change::of_copies(targets, loaded.bias.wrapping_add(one.replacement), original)
         });
         let request = Request {
             name: self.name().to_owned(),
@@ -136,17 +146,17 @@ impl Patch {
         transaction::applied().iter().any(same)
     }
 
-    fn resolve(&self) -> Result<Vec<HeldTarget>, Error> {
-        resolve_all(&self.inner.known, self.inner.targets.iter())
+    fn resolve(&self, options: &Options) -> Result<Vec<Vec<HeldTarget>>, Error> {
+        resolve_all(&self.inner.known, options, self.inner.targets.iter())
     }
 
     /// What can be known to fail fails before any code of the library runs.
-    fn check_before_loading(&self, session: &Session, targets: &[HeldTarget]) -> Result<(), Error> {
+    fn check_before_loading(&self, session: &Session, targets: &[Vec<HeldTarget>]) -> Result<(), Error> {
         if self.loaded().is_some() {
             return Ok(());
         }
         self.check_symbols()?;
-        let targets: Vec<_> = targets.iter().map(|target| (target.clone(), None)).collect();
+        let targets: Vec<_> = targets.iter().flatten().map(|target| (target.clone(), None)).collect();
         session.check(self.name(), &targets).map(drop)
     }
 

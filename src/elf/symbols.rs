@@ -117,6 +117,11 @@ impl Symbols<'_> {
         entries.get(place.checked_add(1)?).map(|entry| Symbol::new(entry, &self.names))
     }
 
+    /// How many bytes it is long.
+    pub(crate) fn weight(&self) -> usize {
+        self.entries.len() + self.names.len()
+    }
+
     /// The same, independent of where it was read from.
     pub(crate) fn into_owned(self) -> Symbols<'static> {
         Symbols { entries: self.entries.into_owned().into(), names: self.names.into_owned().into() }

@@ -215,6 +215,30 @@ pub enum Error {
         /// Its name.
         name: String,
     },
+    /// There are several copies of a function of Rust.
+    #[error(
+        "{target} has {} copies: {}; replace all with Options::every_copy, or one by its raw name",
+        copies.len(), list(copies)
+    )]
+    Copies {
+        /// The target as it was asked for.
+        target: String,
+        /// All of them.
+        copies: Vec<Candidate>,
+    },
+    /// The code is that of several functions.
+    #[error(
+        "{target} at {address:#x} is one with {}; if calls of all may be replaced, allow it with Options::folded_code",
+        names.join(", ")
+    )]
+    FoldedCode {
+        /// The target as it was asked for.
+        target: String,
+        /// Where it stands in this process.
+        address: u64,
+        /// Raw names of the others.
+        names: Vec<String>,
+    },
     /// No free memory from which the target can be reached, or to be reached from it.
     #[error("no free memory near {target} at {address:#x}, within {window}")]
     NoNearMemory {

@@ -38,6 +38,8 @@ pub struct CheckedFunction {
     pub layers: usize,
     /// Does the function jump through a table or a register? Such jumps were not followed.
     pub has_indirect_jump: bool,
+    /// Raw names of other functions that have the same code: their calls go to the replacement too.
+    pub other_names: Vec<String>,
 }
 
 impl CheckedFunction {
@@ -65,6 +67,9 @@ impl fmt::Display for CheckedFunction {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { target, address, size, form, layers, .. } = self;
         write!(f, "{target} at {address:#x} ({size} bytes) in {}: ", self.module.display())?;
+        if !self.other_names.is_empty() {
+            write!(f, "one with {}, ", self.other_names.join(", "))?;
+        }
         if *layers > 0 {
             return write!(
                 f,

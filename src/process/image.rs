@@ -1,14 +1,17 @@
-//! The file of a loaded module: its functions and their bytes.
+//! The file of a loaded module: its functions and their bytes. What is asked often is answered from an index.
 //!
 //! Read by pread(2), never mapped: a file that is truncated meanwhile gives an error, not SIGBUS.
 
+use super::index::Index;
 use super::modules::Module;
+use super::names::{Matcher, rust_name};
 use crate::elf::{Binding, Fault, Image, Machine, Source, Symbol, SymbolKind, SymbolTable, Symbols};
 use crate::error::Error;
 use std::borrow::Cow;
-use std::cell::{Cell, OnceCell};
 use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 /// A function symbol of a file.
 #[derive(Debug, Clone, Copy)]
@@ -21,6 +24,8 @@ pub(crate) struct FunctionSymbol<'i> {
     pub(crate) is_ifunc: bool,
     /// Seen by the dynamic linker, or at least by other object files.
     pub(crate) is_global: bool,
+    /// A second name, by its author's will.
+    pub(crate) is_weak: bool,
 }
 
 impl<'i> FunctionSymbol<'i> {
@@ -28,7 +33,9 @@ impl<'i> FunctionSymbol<'i> {
         let is_ifunc = symbol.kind == SymbolKind::Ifunc;
         let is_function = symbol.defined && (is_ifunc || symbol.kind == SymbolKind::Function);
         let is_global = symbol.binding != Binding::Local;
-        is_function.then_some(Self { symbol, value: symbol.value, size: symbol.size, is_ifunc, is_global })
+        let is_weak = symbol.binding == Binding::Weak;
+        let (value, size) = (symbol.value, symbol.size);
+        is_function.then_some(Self { symbol, value, size, is_ifunc, is_global, is_weak })
     }
 
     pub(crate) fn name(&self) -> &'i [u8] {
@@ -43,10 +50,14 @@ pub(crate) struct ModuleImage {
     image: Image,
     /// `.symtab` and `.dynsym`, as far as there are any.
     tables: Vec<Symbols<'static>>,
-    /// How many names were looked up one by one.
-    lookups: Cell<usize>,
-    /// Digest of the name, table, place; sorted. Made when many names are looked up.
-    index: OnceCell<Vec<(u64, u32, u32)>>,
+    /// How often all symbols were looked at.
+    passes: AtomicUsize,
+    /// Functions by a digest of their raw names.
+    by_name: OnceLock<Index>,
+    /// Functions of Rust by a digest of their names with the hash left out.
+    by_rust_name: OnceLock<Index>,
+    /// Everything that has an address by the file's address.
+    by_address: OnceLock<Index>,
 }
 
 /// A pass over all symbols costs a fraction of an index of them.
@@ -62,7 +73,9 @@ impl ModuleImage {
             let symbols = image.symbols(&file, table).map_err(|fault| bad(fault.to_string()))?;
             tables.extend(symbols.map(Symbols::into_owned));
         }
-        let this = Self { file, image, tables, lookups: Cell::new(0), index: OnceCell::new() };
+        let (by_name, by_rust_name, by_address) = Default::default();
+        let passes = AtomicUsize::new(0);
+        let this = Self { file, image, tables, passes, by_name, by_rust_name, by_address };
         this.check_identity(module)?;
         Ok(this)
     }
@@ -74,31 +87,59 @@ impl ModuleImage {
 
     /// The functions with exactly this raw name.
     pub(crate) fn named(&self, raw: &[u8]) -> Vec<FunctionSymbol<'_>> {
-        self.lookups.set(self.lookups.get() + 1);
-        if self.lookups.get() <= PASSES_BEFORE_INDEX {
+        if self.may_pass() {
             return self.functions().filter(|function| function.symbol.is_named(raw)).collect();
         }
-        let (index, wanted) = (self.index.get_or_init(|| self.make_index()), digest(raw));
-        let start = index.partition_point(|(digest, ..)| *digest < wanted);
-        let equal = index.iter().skip(start).take_while(|(digest, ..)| *digest == wanted);
-        let symbols =
-            equal.filter_map(|(_, table, place)| self.tables.get(*table as usize)?.get(*place as usize));
+        let index = self.by_name.get_or_init(|| {
+            self.index(|symbol| FunctionSymbol::of(*symbol).map(|function| digest(function.name())))
+        });
+        let symbols = index.equal(digest(raw)).filter_map(|place| self.symbol(place));
         symbols.filter(|symbol| symbol.is_named(raw)).filter_map(FunctionSymbol::of).collect()
+    }
+
+    /// The functions of Rust that are called `name`, hash left out.
+    pub(crate) fn named_in_rust(&self, name: &str) -> Vec<FunctionSymbol<'_>> {
+        let matcher = Matcher::new(name);
+        if self.may_pass() {
+            return self.functions().filter(|function| matcher.matches(function.name())).collect();
+        }
+        let index = self.by_rust_name.get_or_init(|| {
+            self.index(|symbol| {
+                FunctionSymbol::of(*symbol)
+                    .and_then(|function| rust_name(function.name()))
+                    .map(|name| digest(name.as_bytes()))
+            })
+        });
+        let symbols = index.equal(digest(name.as_bytes())).filter_map(|place| self.symbol(place));
+        symbols.filter(|symbol| matcher.matches(symbol.name())).filter_map(FunctionSymbol::of).collect()
+    }
+
+    /// The functions that begin at the file's address `value`.
+    pub(crate) fn at(&self, value: u64) -> Vec<FunctionSymbol<'_>> {
+        if self.may_pass() {
+            return self.functions().filter(|function| function.value == value).collect();
+        }
+        let symbols = self.addresses().equal(value).filter_map(|place| self.symbol(place));
+        symbols.filter_map(FunctionSymbol::of).collect()
     }
 
     /// The file's addresses of all symbols strictly inside a function, whatever they are called; sorted.
     pub(crate) fn labels_inside(&self, value: u64, size: u64) -> Vec<u64> {
-        let symbols = self.tables.iter().flat_map(Symbols::iter);
-        let inside = symbols.filter(|symbol| {
-            let is_address = symbol.defined && symbol.kind != SymbolKind::Tls;
-            // `$x` and `$d` mark code and data on aarch64, and are nobody's target (its ELF supplement).
-            let is_inside = symbol.value > value && symbol.value - value < size;
-            is_address && is_inside && !symbol.name().starts_with(b"$")
-        });
-        let mut labels: Vec<u64> = inside.map(|symbol| symbol.value).collect();
+        let inside = value.saturating_add(1)..value.saturating_add(size);
+        let mut labels: Vec<u64> = if self.may_pass() {
+            let symbols = self.tables.iter().flat_map(Symbols::iter);
+            symbols.filter_map(|symbol| label(&symbol)).filter(|label| inside.contains(label)).collect()
+        } else {
+            self.addresses().within(inside).map(|(value, _)| value).collect()
+        };
         labels.sort_unstable();
         labels.dedup();
         labels
+    }
+
+    /// How many bytes of memory its tables take, roughly.
+    pub(crate) fn weight(&self) -> usize {
+        self.tables.iter().map(Symbols::weight).sum()
     }
 
     /// The file's bytes at the file address `address`.
@@ -123,15 +164,26 @@ impl ModuleImage {
         Some((found.value, what))
     }
 
-    fn make_index(&self) -> Vec<(u64, u32, u32)> {
-        let mut index = Vec::new();
-        for (table, symbols) in (0..).zip(&self.tables) {
-            let places =
-                (0..).zip(symbols.iter()).filter(|(_, symbol)| FunctionSymbol::of(*symbol).is_some());
-            index.extend(places.map(|(place, symbol)| (digest(symbol.name()), table, place)));
-        }
-        index.sort_unstable();
-        index
+    /// Is a pass over all symbols cheaper than an index, which it is as long as little was asked?
+    fn may_pass(&self) -> bool {
+        self.passes.fetch_add(1, Relaxed) < PASSES_BEFORE_INDEX
+    }
+
+    fn addresses(&self) -> &Index {
+        self.by_address.get_or_init(|| self.index(label))
+    }
+
+    /// An index of the symbols that have a key.
+    fn index(&self, key: impl Fn(&Symbol<'_>) -> Option<u64>) -> Index {
+        let tables = (0..).zip(&self.tables);
+        let all = tables.flat_map(|(table, symbols)| {
+            (0..).zip(symbols.iter()).map(move |(place, symbol)| (symbol, (table, place)))
+        });
+        Index::new(all.filter_map(|(symbol, place)| Some((key(&symbol)?, place))))
+    }
+
+    fn symbol(&self, (table, place): (u32, u32)) -> Option<Symbol<'_>> {
+        self.tables.get(table as usize)?.get(place as usize)
     }
 
     /// The file must be the one that was loaded: same segments at least. (That the bytes of a target
@@ -148,6 +200,22 @@ impl ModuleImage {
         let reason = "the file is not the one that was loaded; it was replaced since".to_owned();
         Err(Error::BadModule { path: module.path.clone(), reason })
     }
+}
+
+/// The file's address of what may be jumped to, if it is that.
+fn label(symbol: &Symbol<'_>) -> Option<u64> {
+    let is_address = symbol.defined && symbol.kind != SymbolKind::Tls;
+    // `$x` and `$d` mark code and data on aarch64, and are nobody's target (its ELF supplement).
+    (is_address && !symbol.name().starts_with(b"$")).then_some(symbol.value)
+}
+
+/// Which file it is: device, inode, length, time of the last change.
+pub(crate) type FileId = (u64, u64, u64, i64, i64);
+
+/// That of the file that a module's path leads to now.
+pub(crate) fn file_id(module: &Module) -> Option<FileId> {
+    let data = std::fs::metadata(module.file()).ok()?;
+    Some((data.dev(), data.ino(), data.size(), data.ctime(), data.ctime_nsec()))
 }
 
 /// FNV-1a, 64 bits.

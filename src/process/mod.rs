@@ -1,12 +1,16 @@
 //! The running image: what is loaded where, and which function is meant.
 
+mod copies;
 mod image;
+mod index;
+mod loaded;
 mod maps;
 mod modules;
 mod names;
 mod remember;
 mod resolve;
 
+pub(crate) use copies::Policy;
 pub(crate) use maps::MemoryMap;
 pub(crate) use modules::{ModuleHold, bias_of};
 pub(crate) use remember::Remembered;

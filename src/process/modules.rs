@@ -94,6 +94,23 @@ struct LinkMap {
     address: usize,
 }
 
+/// How often modules came and went (dlpi_adds and dlpi_subs of dl_iterate_phdr(3)): as long as it is the same, so
+/// is the list.
+pub(crate) fn changes() -> (u64, u64) {
+    unsafe extern "C" fn first(info: *mut libc::dl_phdr_info, _: usize, answer: *mut libc::c_void) -> i32 {
+        // SAFETY: `changes` handed its pair; the linker calls this on the same thread.
+        let answer = unsafe { &mut *answer.cast::<(u64, u64)>() };
+        // SAFETY: the linker's record, valid for this call.
+        let info = unsafe { &*info };
+        *answer = (info.dlpi_adds, info.dlpi_subs);
+        1
+    }
+    let mut answer = (0u64, 0u64);
+    // SAFETY: `first` gets the pair that it expects, and keeps nothing.
+    unsafe { libc::dl_iterate_phdr(Some(first), (&raw mut answer).cast()) };
+    answer
+}
+
 /// All modules in load order, the executable first.
 pub(crate) fn list() -> Vec<Module> {
     let mut modules: Vec<Module> = Vec::new();

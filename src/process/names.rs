@@ -50,6 +50,17 @@ impl<'a> Matcher<'a> {
     }
 }
 
+/// The name of a function of Rust, hash left out. None if it is not mangled by Rust.
+pub(crate) fn rust_name(raw: &[u8]) -> Option<String> {
+    let text = std::str::from_utf8(raw).ok().filter(|text| is_mangled(text))?;
+    demangle_rust(text)
+}
+
+/// Every readable form of a mangled name, the fullest last.
+pub(crate) fn every_name(raw: &[u8]) -> Option<Vec<String>> {
+    demangle(std::str::from_utf8(raw).ok()?)
+}
+
 /// What people call the symbol `raw`: Rust names without their hash, C++ names without parameters.
 pub(crate) fn readable(raw: &[u8]) -> String {
     let text = String::from_utf8_lossy(raw);
@@ -95,12 +106,8 @@ fn demangle(text: &str) -> Option<Vec<String>> {
     if !is_mangled(text) {
         return None;
     }
-    // The legacy mangling of Rust is also one of C++, so Rust is asked first; it wants its hash.
-    if let Ok(name) = rustc_demangle::try_demangle(text) {
-        let without_hash = format!("{name:#}");
-        if without_hash != name.to_string() || text.starts_with("_R") {
-            return Some(vec![without_hash]);
-        }
+    if let Some(name) = demangle_rust(text) {
+        return Some(vec![name]);
     }
     let symbol = cpp_demangle::Symbol::new(text).ok()?;
     let mut names = Vec::new();
@@ -113,6 +120,13 @@ fn demangle(text: &str) -> Option<Vec<String>> {
         }
     }
     Some(names)
+}
+
+/// The legacy mangling of Rust is also one of C++, so Rust is asked first; it wants its hash.
+fn demangle_rust(text: &str) -> Option<String> {
+    let name = rustc_demangle::try_demangle(text).ok()?;
+    let without_hash = format!("{name:#}");
+    (text.starts_with("_R") || without_hash != name.to_string()).then_some(without_hash)
 }
 
 struct Bounded(String);

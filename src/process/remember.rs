@@ -1,42 +1,45 @@
-//! What was found before is good as long as the same modules are loaded from the same files. So a check
-//! and the commit after it read no symbol table twice.
+//! What was found before is good as long as the same modules are loaded. So a check and the commit after it
+//! look for nothing twice.
 
-use super::modules::{self, Module};
+use super::copies::Policy;
+use super::loaded::Loaded;
 use super::resolve::{HeldTarget, Resolver, Target};
 use crate::elf::Machine;
 use crate::error::Error;
 use parking_lot::Mutex;
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 
 /// The targets of one patch or transaction, once they were found.
 #[derive(Debug, Default)]
 pub(crate) struct Remembered(Mutex<Option<Found>>);
 
-/// What was found, and in which modules.
-type Found = (Vec<ModuleId>, Vec<Arc<Target>>);
-
-/// A module, and which file it is: device, inode, length, time of the last change.
-#[derive(Debug, PartialEq, Eq)]
-struct ModuleId(Module, Option<(u64, u64, u64, i64, i64)>);
+/// What was found, in what, and by which policy. For each name the functions that it means.
+#[derive(Debug)]
+struct Found {
+    loaded: Arc<Loaded>,
+    policy: Policy,
+    targets: Vec<Vec<Arc<Target>>>,
+}
 
 impl Remembered {
     /// The targets that `find` finds, by heart if nothing has changed since.
     pub(crate) fn resolve(
         &self,
         machine: Machine,
-        find: impl FnOnce(&Resolver) -> Result<Vec<HeldTarget>, Error>,
-    ) -> Result<Vec<HeldTarget>, Error> {
-        let now = fingerprint();
+        policy: Policy,
+        find: impl FnOnce(&Resolver) -> Result<Vec<Vec<HeldTarget>>, Error>,
+    ) -> Result<Vec<Vec<HeldTarget>>, Error> {
+        let loaded = Loaded::now();
         let mut known = self.0.lock();
-        if let Some(targets) =
-            known.as_ref().filter(|(then, _)| *then == now).and_then(|(_, targets)| hold(&now, targets))
-        {
+        let same = known.as_ref().filter(|then| Arc::ptr_eq(&then.loaded, &loaded) && then.policy == policy);
+        if let Some(targets) = same.and_then(Found::hold) {
             return Ok(targets);
         }
         *known = None;
-        let found = find(&Resolver::new(machine))?;
-        *known = Some((now, found.iter().map(|found| Arc::clone(&found.target)).collect()));
+        let found = find(&Resolver::of(Arc::clone(&loaded), machine, policy))?;
+        let one = |held: &HeldTarget| Arc::clone(&held.target);
+        let targets = found.iter().map(|all| all.iter().map(one).collect()).collect();
+        *known = Some(Found { loaded, policy, targets });
         Ok(found)
     }
 
@@ -46,22 +49,14 @@ impl Remembered {
     }
 }
 
-/// None if a module went away just now.
-fn hold(modules: &[ModuleId], targets: &[Arc<Target>]) -> Option<Vec<HeldTarget>> {
-    let one = |target: &Arc<Target>| {
-        let ModuleId(module, _) =
-            modules.iter().find(|ModuleId(module, _)| module.contains(target.address))?;
-        let hold = Arc::new(module.hold(&target.name).ok()?);
-        Some(HeldTarget { target: Arc::clone(target), hold })
-    };
-    targets.iter().map(one).collect()
-}
-
-fn fingerprint() -> Vec<ModuleId> {
-    let id = |module: Module| {
-        let data = std::fs::metadata(module.file()).ok();
-        let file = data.map(|data| (data.dev(), data.ino(), data.size(), data.ctime(), data.ctime_nsec()));
-        ModuleId(module, file)
-    };
-    modules::list().into_iter().map(id).collect()
+impl Found {
+    /// None if a module went away just now.
+    fn hold(&self) -> Option<Vec<Vec<HeldTarget>>> {
+        let one = |target: &Arc<Target>| {
+            let module = &self.loaded.at(target.address)?.module;
+            let hold = Arc::new(module.hold(&target.name).ok()?);
+            Some(HeldTarget { target: Arc::clone(target), hold })
+        };
+        self.targets.iter().map(|all| all.iter().map(one).collect()).collect()
+    }
 }

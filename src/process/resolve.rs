@@ -1,11 +1,12 @@
 //! From a name or an address to a target: which function of which loaded module.
 
+use super::copies::{self, Policy};
 use super::image::{FunctionSymbol, ModuleImage};
-use super::modules::{self, Module, ModuleHold};
+use super::loaded::{Loaded, LoadedModule};
+use super::modules::{Module, ModuleHold};
 use super::names::{Matcher, TargetName, nearest, readable};
 use crate::elf::Machine;
 use crate::error::{Candidate, Error};
-use std::cell::OnceCell;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -24,6 +25,8 @@ pub(crate) struct Target {
     pub(crate) bytes: Vec<u8>,
     /// Run-time addresses of other symbols inside it, which may be called too; sorted.
     pub(crate) inner: Vec<u64>,
+    /// Raw names of other functions that have the same code.
+    pub(crate) other_names: Vec<String>,
 }
 
 impl Target {
@@ -40,25 +43,31 @@ pub(crate) struct HeldTarget {
     pub(crate) hold: Arc<ModuleHold>,
 }
 
-/// The modules as they are now; files are read when they are needed, once.
+/// The modules as they are now; files are read when they are needed.
 #[derive(Debug)]
 pub(crate) struct Resolver {
     machine: Machine,
-    modules: Vec<(Module, OnceCell<ModuleImage>)>,
+    policy: Policy,
+    loaded: Arc<Loaded>,
 }
 
 impl Resolver {
-    pub(crate) fn new(machine: Machine) -> Self {
-        let modules = modules::list().into_iter().filter(|module| !module.is_vdso);
-        Self { machine, modules: modules.map(|module| (module, OnceCell::new())).collect() }
+    pub(crate) fn new(machine: Machine, policy: Policy) -> Self {
+        Self::of(Loaded::now(), machine, policy)
     }
 
-    /// The function called `name`: in the module it names, else in the first module that has one.
-    pub(crate) fn by_name(&self, name: &str) -> Result<HeldTarget, Error> {
+    pub(super) fn of(loaded: Arc<Loaded>, machine: Machine, policy: Policy) -> Self {
+        Self { machine, policy, loaded }
+    }
+
+    /// The function called `name`, with its copies: in the module it names, else in the first module that has one.
+    pub(crate) fn by_name(&self, name: &str) -> Result<Vec<HeldTarget>, Error> {
         let wanted = TargetName::parse(name);
         let searched = self.searched(name, wanted.module)?;
-        for (module, image) in &searched {
-            let image = match self.image(module, image) {
+        let mut images = Vec::new();
+        for loaded in &searched {
+            let module = &loaded.module;
+            let image = match loaded.image(self.machine) {
                 Ok(image) => image,
                 // Only what was asked for by name has to be readable.
                 Err(error) if wanted.module.is_some() || module.is_main => return Err(error),
@@ -67,33 +76,41 @@ impl Resolver {
                     continue;
                 }
             };
-            let mut found = matching(image, wanted.symbol);
-            found.sort_by_key(|function| (function.value, std::cmp::Reverse(function.size)));
-            found.dedup_by_key(|function| function.value);
+            let mut found = matching(&image, wanted.symbol);
+            copies::by_address(&mut found);
             match found.as_slice() {
                 [] => {}
-                [one] => return self.target(name, module, image, one),
-                several => return Err(ambiguous(name, module, several)),
+                [_] => return self.targets(name, module, &image, &found),
+                copies if copies::are_copies(copies) => return self.targets(name, module, &image, copies),
+                several => {
+                    let candidates = candidates(module, several);
+                    return Err(Error::Ambiguous { target: name.to_owned(), candidates });
+                }
             }
+            images.push((module, image));
         }
-        Err(self.not_found(name, wanted.symbol, &searched))
+        Err(not_found(name, wanted.symbol, &images))
     }
 
-    /// The function that begins at `address`.
-    pub(crate) fn by_address(&self, address: u64) -> Result<HeldTarget, Error> {
+    /// The function that begins at `address`, with its copies.
+    pub(crate) fn by_address(&self, address: u64) -> Result<Vec<HeldTarget>, Error> {
         let name = format!("{address:#x}");
         let not_a_function = |found: String| Error::NotAFunction { target: name.clone(), address, found };
-        let Some((module, image)) = self.modules.iter().find(|(module, _)| module.contains(address)) else {
+        let Some(loaded) = self.loaded.at(address) else {
             return Err(not_a_function("no loaded module is there".into()));
         };
-        let image = self.image(module, image)?;
+        let module = &loaded.module;
+        let image = loaded.image(self.machine)?;
         let value = address.wrapping_sub(module.bias);
         let best = image
-            .functions()
-            .filter(|function| function.value == value)
+            .at(value)
+            .into_iter()
             .max_by_key(|function| (function.size > 0, function.is_global, std::cmp::Reverse(function.size)));
         match best {
-            Some(function) => self.target(&readable(function.name()), module, image, &function),
+            Some(function) => {
+                let name = readable(function.name());
+                self.targets(&name, module, &image, &copies::of(&image, &function))
+            }
             None => {
                 let inside = image
                     .functions()
@@ -106,26 +123,30 @@ impl Resolver {
         }
     }
 
-    fn searched(
-        &self,
-        name: &str,
-        module: Option<&str>,
-    ) -> Result<Vec<(&Module, &OnceCell<ModuleImage>)>, Error> {
-        let all = self.modules.iter().map(|(module, image)| (module, image));
+    fn searched(&self, name: &str, module: Option<&str>) -> Result<Vec<&LoadedModule>, Error> {
+        let all = self.loaded.modules().iter();
         let Some(wanted) = module else { return Ok(all.collect()) };
-        let named: Vec<_> = all.filter(|(module, _)| module.is_called(wanted)).collect();
+        let named: Vec<_> = all.filter(|loaded| loaded.module.is_called(wanted)).collect();
         if named.is_empty() {
-            let loaded = self.modules.iter().map(|(module, _)| module.file_name()).collect();
+            let loaded = self.loaded.modules().iter().map(|loaded| loaded.module.file_name()).collect();
             return Err(Error::NotLoaded { target: name.to_owned(), module: wanted.to_owned(), loaded });
         }
         Ok(named)
     }
 
-    fn image<'a>(&self, module: &Module, cell: &'a OnceCell<ModuleImage>) -> Result<&'a ModuleImage, Error> {
-        if cell.get().is_none() {
-            let _ = cell.set(ModuleImage::read(module, self.machine)?);
+    /// One function, or all its copies if that is allowed.
+    fn targets(
+        &self,
+        name: &str,
+        module: &Module,
+        image: &ModuleImage,
+        functions: &[FunctionSymbol<'_>],
+    ) -> Result<Vec<HeldTarget>, Error> {
+        if functions.len() > 1 && !self.policy.every_copy {
+            let copies = candidates(module, functions);
+            return Err(Error::Copies { target: name.to_owned(), copies });
         }
-        cell.get().ok_or_else(|| Error::BadModule { path: module.path.clone(), reason: "not read".into() })
+        functions.iter().map(|function| self.target(name, module, image, function)).collect()
     }
 
     fn target(
@@ -149,6 +170,10 @@ impl Resolver {
         if function.size == 0 {
             return Err(Error::UnknownSize { target: name.to_owned(), address });
         }
+        let other_names = copies::other_names(image, function);
+        if !other_names.is_empty() && !self.policy.folded_code {
+            return Err(Error::FoldedCode { target: name.to_owned(), address, names: other_names });
+        }
         let bytes = image
             .bytes_at(function.value, function.size)
             .map_err(|fault| Error::BadModule { path: module.path.clone(), reason: fault.to_string() })?;
@@ -156,23 +181,22 @@ impl Resolver {
         let symbol = String::from_utf8_lossy(function.name()).into_owned();
         let inner = image.labels_inside(function.value, function.size);
         let inner = inner.into_iter().map(|label| module.bias.wrapping_add(label)).collect();
-        let target =
-            Target { name: name.to_owned(), symbol, module: module.path.clone(), address, bytes, inner };
+        let (name, module) = (name.to_owned(), module.path.clone());
+        let target = Target { name, symbol, module, address, bytes, inner, other_names };
         Ok(HeldTarget { target: Arc::new(target), hold })
     }
+}
 
-    fn not_found(&self, name: &str, wanted: &str, searched: &[(&Module, &OnceCell<ModuleImage>)]) -> Error {
-        let images = || searched.iter().filter_map(|(module, image)| Some((*module, image.get()?)));
-        let others =
-            images().filter_map(|(module, image)| Some((module, image.other_named(wanted.as_bytes())?)));
-        if let Some((module, (value, what))) = others.into_iter().next() {
-            let (target, address) = (name.to_owned(), module.bias.wrapping_add(value));
-            return Error::NotAFunction { target, address, found: what.to_owned() };
-        }
-        let names =
-            images().flat_map(|(_, image)| image.functions().map(|function| readable(function.name())));
-        Error::NotFound { target: name.to_owned(), nearest: nearest(wanted, names) }
+fn not_found(name: &str, wanted: &str, images: &[(&Module, Arc<ModuleImage>)]) -> Error {
+    let mut others =
+        images.iter().filter_map(|(module, image)| Some((module, image.other_named(wanted.as_bytes())?)));
+    if let Some((module, (value, what))) = others.next() {
+        let (target, address) = (name.to_owned(), module.bias.wrapping_add(value));
+        return Error::NotAFunction { target, address, found: what.to_owned() };
     }
+    let functions = images.iter().flat_map(|(_, image)| image.functions());
+    let names = functions.map(|function| readable(function.name()));
+    Error::NotFound { target: name.to_owned(), nearest: nearest(wanted, names) }
 }
 
 fn matching<'i>(image: &'i ModuleImage, wanted: &str) -> Vec<FunctionSymbol<'i>> {
@@ -184,11 +208,11 @@ fn matching<'i>(image: &'i ModuleImage, wanted: &str) -> Vec<FunctionSymbol<'i>>
     image.functions().filter(|function| matcher.matches(function.name())).collect()
 }
 
-fn ambiguous(name: &str, module: &Module, several: &[FunctionSymbol<'_>]) -> Error {
-    let candidates = several.iter().map(|function| Candidate {
+fn candidates(module: &Module, functions: &[FunctionSymbol<'_>]) -> Vec<Candidate> {
+    let candidate = |function: &FunctionSymbol<'_>| Candidate {
         name: String::from_utf8_lossy(function.name()).into_owned(),
         module: module.path.clone(),
         address: module.bias.wrapping_add(function.value),
-    });
-    Error::Ambiguous { target: name.to_owned(), candidates: candidates.collect() }
+    };
+    functions.iter().map(candidate).collect()
 }

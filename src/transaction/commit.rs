@@ -36,9 +36,9 @@ impl Session {
         Ok(Self { options: options.clone(), _commit: lock_commits(deadline.at, deadline.after)? })
     }
 
-    /// For what changes nothing and has no options.
-    pub(crate) fn to_look() -> Result<Self, Error> {
-        Self::begin(&Options::new().deadline(PATIENCE))
+    /// For what changes nothing, and has time.
+    pub(crate) fn to_look(options: &Options) -> Result<Self, Error> {
+        Self::begin(&options.clone().deadline(PATIENCE))
     }
 
     /// Puts all changes of `request` on, or none.

@@ -41,6 +41,17 @@ pub(crate) struct Change {
 }
 
 impl Change {
+    /// Replaces a function and its copies. The original of one is that of all.
+    pub(crate) fn of_copies(
+        targets: Vec<HeldTarget>,
+        replacement: u64,
+        original: OriginalCell,
+    ) -> impl Iterator<Item = Self> {
+        let originals = std::iter::once(original).chain(std::iter::repeat(OriginalCell::None));
+        let pairs = targets.into_iter().zip(originals);
+        pairs.map(move |(target, original)| Self { target, replacement, original })
+    }
+
     fn name_and_address(&self) -> (String, u64) {
         (self.target.target.name.clone(), self.target.target.address)
     }
@@ -95,6 +106,7 @@ fn check_one(
         form,
         displaced: Vec::new(),
         layers,
+        other_names: target.other_names.clone(),
         has_indirect_jump: false,
     };
     if layers == 0 {

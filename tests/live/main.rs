@@ -11,6 +11,8 @@
 mod bad_input;
 mod by_hand;
 mod bytes;
+#[cfg(target_arch = "x86_64")]
+mod copies;
 mod errors;
 mod faults;
 mod fork;

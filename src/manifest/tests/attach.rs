@@ -1,5 +1,7 @@
 //! The record by which a library is handed the program's way to resume panics.
 
+#![forbid(unsafe_code)]
+
 use super::*;
 
 fn attach(pointers: [u64; 2]) -> Vec<u8> {

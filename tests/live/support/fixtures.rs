@@ -81,6 +81,23 @@ pub fn patch(folder: &Folder, name: &str, body: &str) -> PathBuf {
     folder.library(name, &format!("#include <midflight/patch.h>\n{body}\n"))
 }
 
+/// The cdylib `libNAME.so` of Rust `source`, optimised.
+pub fn rustc(folder: &Folder, name: &str, source: &str, arguments: &[&str]) -> PathBuf {
+    let (file, library) = (folder.path(&format!("{name}.rs")), folder.path(&format!("lib{name}.so")));
+    std::fs::write(&file, source).unwrap();
+    let output = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
+        .args(["--edition=2024", "--crate-type=cdylib", "-O"])
+        .args(arguments)
+        .arg(&file)
+        .arg("-o")
+        .arg(&library)
+        .current_dir(folder.path(""))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    library
+}
+
 /// The patch library in Rust of `tests/fixtures/rust_patch`, built once.
 pub fn rust_patch() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
