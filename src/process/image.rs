@@ -43,10 +43,9 @@ impl<'i> FunctionSymbol<'i> {
     }
 }
 
-/// A module's file, parsed.
+/// A module's file, parsed. It is not kept open: the program may close descriptors that it does not know.
 #[derive(Debug)]
 pub(crate) struct ModuleImage {
-    file: OpenFile,
     image: Image,
     /// `.symtab` and `.dynsym`, as far as there are any.
     tables: Vec<Symbols<'static>>,
@@ -64,18 +63,17 @@ pub(crate) struct ModuleImage {
 const PASSES_BEFORE_INDEX: usize = 16;
 
 impl ModuleImage {
-    pub(crate) fn read(module: &Module, machine: Machine) -> Result<Self, Error> {
+    pub(crate) fn read(module: &Module, file: &ModuleFile, machine: Machine) -> Result<Self, Error> {
         let bad = |reason: String| Error::BadModule { path: module.path.clone(), reason };
-        let file = OpenFile::open(module).map_err(|error| bad(error.to_string()))?;
-        let image = Image::parse(&file, machine).map_err(|fault| bad(fault.to_string()))?;
+        let image = Image::parse(file, machine).map_err(|fault| bad(fault.to_string()))?;
         let mut tables = Vec::new();
         for table in [SymbolTable::Full, SymbolTable::Dynamic] {
-            let symbols = image.symbols(&file, table).map_err(|fault| bad(fault.to_string()))?;
+            let symbols = image.symbols(file, table).map_err(|fault| bad(fault.to_string()))?;
             tables.extend(symbols.map(Symbols::into_owned));
         }
         let (by_name, by_rust_name, by_address) = Default::default();
         let passes = AtomicUsize::new(0);
-        let this = Self { file, image, tables, passes, by_name, by_rust_name, by_address };
+        let this = Self { image, tables, passes, by_name, by_rust_name, by_address };
         this.check_identity(module)?;
         Ok(this)
     }
@@ -143,8 +141,8 @@ impl ModuleImage {
     }
 
     /// The file's bytes at the file address `address`.
-    pub(crate) fn bytes_at(&self, address: u64, len: u64) -> Result<Vec<u8>, Fault> {
-        self.image.bytes_at(&self.file, address, len).map(Cow::into_owned)
+    pub(crate) fn bytes_at(&self, file: &ModuleFile, address: u64, len: u64) -> Result<Vec<u8>, Fault> {
+        self.image.bytes_at(file, address, len).map(Cow::into_owned)
     }
 
     pub(crate) fn is_executable(&self, address: u64) -> bool {
@@ -209,37 +207,39 @@ fn label(symbol: &Symbol<'_>) -> Option<u64> {
     (is_address && !symbol.name().starts_with(b"$")).then_some(symbol.value)
 }
 
-/// Which file it is: device, inode, length, time of the last change.
-pub(crate) type FileId = (u64, u64, u64, i64, i64);
-
-/// That of the file that a module's path leads to now.
-pub(crate) fn file_id(module: &Module) -> Option<FileId> {
-    let data = std::fs::metadata(module.file()).ok()?;
-    Some((data.dev(), data.ino(), data.size(), data.ctime(), data.ctime_nsec()))
-}
-
 /// FNV-1a, 64 bits.
 fn digest(name: &[u8]) -> u64 {
     name.iter()
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// A file that is read where asked.
+/// Which file it is: device, inode, length, time of the last change.
+pub(crate) type FileId = (u64, u64, u64, i64, i64);
+
+/// A module's file, open, read where asked.
 #[derive(Debug)]
-struct OpenFile {
+pub(crate) struct ModuleFile {
     file: File,
+    pub(crate) id: FileId,
     len: u64,
 }
 
-impl OpenFile {
-    fn open(module: &Module) -> std::io::Result<Self> {
-        let file = File::open(module.file())?;
-        let len = file.metadata()?.len();
-        Ok(Self { file, len })
+impl ModuleFile {
+    pub(crate) fn open(module: &Module) -> Result<Self, Error> {
+        let open = || {
+            let file = File::open(module.file())?;
+            let data = file.metadata()?;
+            let id = (data.dev(), data.ino(), data.size(), data.ctime(), data.ctime_nsec());
+            Ok(Self { file, id, len: data.len() })
+        };
+        open().map_err(|error: std::io::Error| Error::BadModule {
+            path: module.path.clone(),
+            reason: error.to_string(),
+        })
     }
 }
 
-impl Source for OpenFile {
+impl Source for ModuleFile {
     fn len(&self) -> u64 {
         self.len
     }

@@ -1,7 +1,7 @@
 //! What is loaded, and the files that were read of it: kept from one commit to the next, as long as the dynamic
 //! linker says that nothing came or went.
 
-use super::image::{FileId, ModuleImage, file_id};
+use super::image::{FileId, ModuleFile, ModuleImage};
 use super::modules::{self, Module};
 use crate::elf::Machine;
 use crate::error::Error;
@@ -22,7 +22,7 @@ pub(crate) struct Loaded {
 #[derive(Debug)]
 pub(crate) struct LoadedModule {
     pub(crate) module: Module,
-    image: Mutex<Option<(Option<FileId>, Arc<ModuleImage>)>>,
+    image: Mutex<Option<(FileId, Arc<ModuleImage>)>>,
 }
 
 /// Used by threads that may commit only, so no fork finds it taken.
@@ -55,26 +55,32 @@ impl Loaded {
 }
 
 impl LoadedModule {
-    /// With the file that was read of the same module before, if it is the same file still: the library at that
-    /// place may be another one.
+    /// With what was read of the same module before.
     fn new(module: Module, before: Option<&Loaded>) -> Self {
         let same = before.and_then(|before| before.modules.iter().find(|one| one.module == module));
         let image = same.and_then(|same| same.image.lock().clone());
-        let image = image.filter(|(file, _)| file.is_some() && *file == file_id(&module));
         Self { module, image: Mutex::new(image) }
     }
 
-    /// Its file, read now if it was not before.
-    pub(crate) fn image(&self, machine: Machine) -> Result<Arc<ModuleImage>, Error> {
-        let mut image = self.image.lock();
-        if let Some((_, image)) = &*image {
-            return Ok(Arc::clone(image));
+    /// Its file. Read now, unless it was before and is the same file still.
+    pub(crate) fn open(&self, machine: Machine) -> Result<OpenModule, Error> {
+        let file = ModuleFile::open(&self.module)?;
+        let mut known = self.image.lock();
+        if let Some((_, image)) = known.as_ref().filter(|(id, _)| *id == file.id) {
+            return Ok(OpenModule { image: Arc::clone(image), file });
         }
-        let file = file_id(&self.module);
-        let read = Arc::new(ModuleImage::read(&self.module, machine)?);
-        if read.weight() <= MOST_KEPT {
-            *image = Some((file, Arc::clone(&read)));
+        *known = None;
+        let image = Arc::new(ModuleImage::read(&self.module, &file, machine)?);
+        if image.weight() <= MOST_KEPT {
+            *known = Some((file.id, Arc::clone(&image)));
         }
-        Ok(read)
+        Ok(OpenModule { image, file })
     }
+}
+
+/// The file of a module, open for as long as targets are looked for.
+#[derive(Debug)]
+pub(crate) struct OpenModule {
+    pub(crate) image: Arc<ModuleImage>,
+    pub(crate) file: ModuleFile,
 }

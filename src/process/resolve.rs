@@ -2,12 +2,15 @@
 
 use super::copies::{self, Policy};
 use super::image::{FunctionSymbol, ModuleImage};
-use super::loaded::{Loaded, LoadedModule};
+use super::loaded::{Loaded, LoadedModule, OpenModule};
 use super::modules::{Module, ModuleHold};
 use super::names::{Matcher, TargetName, nearest, readable};
 use crate::elf::Machine;
 use crate::error::{Candidate, Error};
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 
 /// A function of the running program, found.
@@ -49,6 +52,8 @@ pub(crate) struct Resolver {
     machine: Machine,
     policy: Policy,
     loaded: Arc<Loaded>,
+    /// By the address of the module's record.
+    opened: RefCell<BTreeMap<*const LoadedModule, Rc<OpenModule>>>,
 }
 
 impl Resolver {
@@ -57,18 +62,18 @@ impl Resolver {
     }
 
     pub(super) fn of(loaded: Arc<Loaded>, machine: Machine, policy: Policy) -> Self {
-        Self { machine, policy, loaded }
+        Self { machine, policy, loaded, opened: RefCell::default() }
     }
 
     /// The function called `name`, with its copies: in the module it names, else in the first module that has one.
     pub(crate) fn by_name(&self, name: &str) -> Result<Vec<HeldTarget>, Error> {
         let wanted = TargetName::parse(name);
         let searched = self.searched(name, wanted.module)?;
-        let mut images = Vec::new();
+        let mut opened = Vec::new();
         for loaded in &searched {
             let module = &loaded.module;
-            let image = match loaded.image(self.machine) {
-                Ok(image) => image,
+            let open = match self.open(loaded) {
+                Ok(open) => open,
                 // Only what was asked for by name has to be readable.
                 Err(error) if wanted.module.is_some() || module.is_main => return Err(error),
                 Err(error) => {
@@ -76,20 +81,20 @@ impl Resolver {
                     continue;
                 }
             };
-            let mut found = matching(&image, wanted.symbol);
+            let mut found = matching(&open.image, wanted.symbol);
             copies::by_address(&mut found);
             match found.as_slice() {
                 [] => {}
-                [_] => return self.targets(name, module, &image, &found),
-                copies if copies::are_copies(copies) => return self.targets(name, module, &image, copies),
+                [_] => return self.targets(name, module, &open, &found),
+                copies if copies::are_copies(copies) => return self.targets(name, module, &open, copies),
                 several => {
                     let candidates = candidates(module, several);
                     return Err(Error::Ambiguous { target: name.to_owned(), candidates });
                 }
             }
-            images.push((module, image));
+            opened.push((module, Rc::clone(&open)));
         }
-        Err(not_found(name, wanted.symbol, &images))
+        Err(not_found(name, wanted.symbol, &opened))
     }
 
     /// The function that begins at `address`, with its copies.
@@ -100,7 +105,8 @@ impl Resolver {
             return Err(not_a_function("no loaded module is there".into()));
         };
         let module = &loaded.module;
-        let image = loaded.image(self.machine)?;
+        let open = self.open(loaded)?;
+        let image = &*open.image;
         let value = address.wrapping_sub(module.bias);
         let best = image
             .at(value)
@@ -109,7 +115,7 @@ impl Resolver {
         match best {
             Some(function) => {
                 let name = readable(function.name());
-                self.targets(&name, module, &image, &copies::of(&image, &function))
+                self.targets(&name, module, &open, &copies::of(image, &function))
             }
             None => {
                 let inside = image
@@ -121,6 +127,16 @@ impl Resolver {
                 }))
             }
         }
+    }
+
+    fn open(&self, loaded: &LoadedModule) -> Result<Rc<OpenModule>, Error> {
+        let key = std::ptr::from_ref(loaded);
+        if let Some(open) = self.opened.borrow().get(&key) {
+            return Ok(Rc::clone(open));
+        }
+        let open = Rc::new(loaded.open(self.machine)?);
+        self.opened.borrow_mut().insert(key, Rc::clone(&open));
+        Ok(open)
     }
 
     fn searched(&self, name: &str, module: Option<&str>) -> Result<Vec<&LoadedModule>, Error> {
@@ -139,23 +155,24 @@ impl Resolver {
         &self,
         name: &str,
         module: &Module,
-        image: &ModuleImage,
+        open: &OpenModule,
         functions: &[FunctionSymbol<'_>],
     ) -> Result<Vec<HeldTarget>, Error> {
         if functions.len() > 1 && !self.policy.every_copy {
             let copies = candidates(module, functions);
             return Err(Error::Copies { target: name.to_owned(), copies });
         }
-        functions.iter().map(|function| self.target(name, module, image, function)).collect()
+        functions.iter().map(|function| self.target(name, module, open, function)).collect()
     }
 
     fn target(
         &self,
         name: &str,
         module: &Module,
-        image: &ModuleImage,
+        open: &OpenModule,
         function: &FunctionSymbol<'_>,
     ) -> Result<HeldTarget, Error> {
+        let image = &*open.image;
         let address = module.bias.wrapping_add(function.value);
         let not_a_function =
             |found: &str| Error::NotAFunction { target: name.to_owned(), address, found: found.to_owned() };
@@ -175,7 +192,7 @@ impl Resolver {
             return Err(Error::FoldedCode { target: name.to_owned(), address, names: other_names });
         }
         let bytes = image
-            .bytes_at(function.value, function.size)
+            .bytes_at(&open.file, function.value, function.size)
             .map_err(|fault| Error::BadModule { path: module.path.clone(), reason: fault.to_string() })?;
         let hold = Arc::new(module.hold(name)?);
         let symbol = String::from_utf8_lossy(function.name()).into_owned();
@@ -187,14 +204,15 @@ impl Resolver {
     }
 }
 
-fn not_found(name: &str, wanted: &str, images: &[(&Module, Arc<ModuleImage>)]) -> Error {
-    let mut others =
-        images.iter().filter_map(|(module, image)| Some((module, image.other_named(wanted.as_bytes())?)));
+fn not_found(name: &str, wanted: &str, modules: &[(&Module, Rc<OpenModule>)]) -> Error {
+    let mut others = modules
+        .iter()
+        .filter_map(|(module, open)| Some((module, open.image.other_named(wanted.as_bytes())?)));
     if let Some((module, (value, what))) = others.next() {
         let (target, address) = (name.to_owned(), module.bias.wrapping_add(value));
         return Error::NotAFunction { target, address, found: what.to_owned() };
     }
-    let functions = images.iter().flat_map(|(_, image)| image.functions());
+    let functions = modules.iter().flat_map(|(_, open)| open.image.functions());
     let names = functions.map(|function| readable(function.name()));
     Error::NotFound { target: name.to_owned(), nearest: nearest(wanted, names) }
 }
