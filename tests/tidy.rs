@@ -60,7 +60,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("elf", &[]),
     ("manifest", &["elf", "error"]),
     ("plan", &["arch", "error"]),
-    ("process", &["elf", "error"]),
+    ("process", &["elf", "error", "sys"]),
     ("loader", &["sys", "error", "process"]),
     ("memory", &["held", "sys", "proof", "fault"]),
     ("threads", &["held", "sys", "proof", "fault", "error"]),

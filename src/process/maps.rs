@@ -1,6 +1,10 @@
 //! The memory map, as `/proc/thread-self/maps` tells it (proc_pid_maps(5)).
 
 use crate::error::Error;
+use crate::sys::{Errno, Fd};
+use std::cell::{OnceCell, RefCell};
+use std::collections::BTreeMap;
+use std::io::Read;
 use std::ops::Range;
 
 /// One line of the map.
@@ -24,31 +28,119 @@ impl Mapping {
     }
 }
 
-/// The whole map, sorted by address.
+/// The memory map at one time, sorted by address. Read as far as it is needed: a single place is asked for by
+/// PROCMAP_QUERY (Linux 6.11), since the text of a large map takes longer than the rest of a commit.
 #[derive(Debug)]
-pub(crate) struct MemoryMap(Vec<Mapping>);
+pub(crate) struct MemoryMap {
+    source: Option<Fd>,
+    /// What was asked for, by its first address.
+    asked: RefCell<BTreeMap<u64, Mapping>>,
+    all: OnceCell<Vec<Mapping>>,
+}
 
 impl MemoryMap {
+    /// The map, to be read where it is asked.
+    pub(crate) fn open() -> Result<Self, Error> {
+        let source = Fd::open(b"/proc/thread-self/maps\0", 0).map_err(|errno| unreadable(errno.into()))?;
+        Ok(Self { source: Some(source), asked: RefCell::default(), all: OnceCell::new() })
+    }
+
+    /// The whole map.
     pub(crate) fn read() -> Result<Self, Error> {
-        let text = std::fs::read("/proc/thread-self/maps")
-            .map_err(|source| Error::Kernel { step: "read /proc/thread-self/maps", source })?;
-        Ok(Self(parse(&String::from_utf8_lossy(&text))))
+        Ok(Self { source: None, asked: RefCell::default(), all: OnceCell::from(read_all()?) })
     }
 
-    /// The mapping that holds `address`.
-    pub(crate) fn at(&self, address: u64) -> Option<&Mapping> {
-        let after = self.0.partition_point(|mapping| mapping.range.start <= address);
-        self.0.get(after.checked_sub(1)?).filter(|mapping| mapping.range.contains(&address))
+    /// The mapping that holds `address`; its name may be missing.
+    pub(crate) fn at(&self, address: u64) -> Result<Option<Mapping>, Error> {
+        let (None, Some(source)) = (self.all.get(), &self.source) else {
+            return Ok(self.named_at(address)?.cloned());
+        };
+        let known = self.asked.borrow().range(..=address).next_back().map(|(_, mapping)| mapping.clone());
+        if let Some(known) = known.filter(|known| known.range.contains(&address)) {
+            return Ok(Some(known));
+        }
+        match query(source, address) {
+            Ok(mapping) => {
+                self.asked.borrow_mut().insert(mapping.range.start, mapping.clone());
+                Ok(Some(mapping))
+            }
+            Err(Errno(libc::ENOENT)) => Ok(None),
+            // An older kernel.
+            Err(_) => Ok(self.named_at(address)?.cloned()),
+        }
     }
 
-    pub(crate) fn all(&self) -> &[Mapping] {
-        &self.0
+    /// The mapping that holds `address`, with its name.
+    pub(crate) fn named_at(&self, address: u64) -> Result<Option<&Mapping>, Error> {
+        let all = self.all()?;
+        let after = all.partition_point(|mapping| mapping.range.start <= address);
+        let before = after.checked_sub(1).and_then(|place| all.get(place));
+        Ok(before.filter(|mapping| mapping.range.contains(&address)))
+    }
+
+    pub(crate) fn all(&self) -> Result<&[Mapping], Error> {
+        if self.all.get().is_none() {
+            let _ = self.all.set(read_all()?);
+        }
+        Ok(self.all.get().map_or(&[], Vec::as_slice))
     }
 
     /// Start and end of the mappings that `wanted` picks.
-    pub(crate) fn ranges(&self, wanted: impl Fn(&Mapping) -> bool) -> Vec<(u64, u64)> {
-        self.0.iter().filter(|mapping| wanted(mapping)).map(|m| (m.range.start, m.range.end)).collect()
+    pub(crate) fn ranges(&self, wanted: impl Fn(&Mapping) -> bool) -> Result<Vec<(u64, u64)>, Error> {
+        let picked = self.all()?.iter().filter(|mapping| wanted(mapping));
+        Ok(picked.map(|mapping| (mapping.range.start, mapping.range.end)).collect())
     }
+}
+
+fn read_all() -> Result<Vec<Mapping>, Error> {
+    // Read in few steps: the kernel walks the map anew for each.
+    let mut text = Vec::with_capacity(1 << 16);
+    let mut file = std::fs::File::open("/proc/thread-self/maps").map_err(unreadable)?;
+    file.read_to_end(&mut text).map_err(unreadable)?;
+    Ok(parse(&String::from_utf8_lossy(&text)))
+}
+
+fn unreadable(source: std::io::Error) -> Error {
+    Error::Kernel { step: "read /proc/thread-self/maps", source }
+}
+
+/// `struct procmap_query` of linux/fs.h.
+#[repr(C)]
+#[derive(Default)]
+struct Query {
+    size: u64,
+    flags: u64,
+    address: u64,
+    start: u64,
+    end: u64,
+    vma_flags: u64,
+    page_size: u64,
+    offset: u64,
+    inode: u64,
+    device: [u32; 2],
+    name_size: u32,
+    build_id_size: u32,
+    name: u64,
+    build_id: u64,
+}
+
+/// `_IOWR('f', 17, struct procmap_query)`
+const PROCMAP_QUERY: usize = 0xc068_6611;
+const _: () = assert!(size_of::<Query>() == 0x68);
+
+/// The mapping that holds `address`, without its name; ENOENT if there is none.
+fn query(maps: &Fd, address: u64) -> Result<Mapping, Errno> {
+    let mut query = Query { size: size_of::<Query>() as u64, address, ..Query::default() };
+    // SAFETY: the kernel reads and writes one `procmap_query`, whose length stands in it.
+    unsafe { maps.ioctl(PROCMAP_QUERY, (&raw mut query) as usize)? };
+    let has = |flag| query.vma_flags & flag != 0;
+    Ok(Mapping {
+        range: query.start..query.end,
+        readable: has(1),
+        writable: has(2),
+        executable: has(4),
+        name: String::new(),
+    })
 }
 
 /// Lines that are not understood are left out.
@@ -87,19 +179,31 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsysca
 
     #[test]
     fn lines_are_read() {
-        let map = MemoryMap(parse(TEXT));
-        assert_eq!(map.all().len(), 5);
-        let text = map.at(0x55d0_c8a0_1fff).unwrap();
+        let all = OnceCell::from(parse(TEXT));
+        let map = MemoryMap { source: None, asked: RefCell::default(), all };
+        assert_eq!(map.all().unwrap().len(), 5);
+        let text = map.at(0x55d0_c8a0_1fff).unwrap().unwrap();
         assert_eq!((text.name.as_str(), text.protection().as_str()), ("/usr/bin/a b", "r-x"));
-        assert_eq!(map.at(0x55d0_c8a0_2000), None);
-        assert_eq!(map.at(0), None);
-        assert_eq!(map.at(0x7ffd_0010_0000).unwrap().name, "");
-        assert_eq!(map.ranges(|mapping| mapping.writable), [(0x7ffd_0000_0000, 0x7ffd_0002_1000)]);
+        assert_eq!(map.at(0x55d0_c8a0_2000).unwrap(), None);
+        assert_eq!(map.at(0).unwrap(), None);
+        assert_eq!(map.at(0x7ffd_0010_0000).unwrap().unwrap().name, "");
+        assert_eq!(map.ranges(|mapping| mapping.writable).unwrap(), [(0x7ffd_0000_0000, 0x7ffd_0002_1000)]);
     }
 
     #[test]
-    fn own_map_holds_this_function() {
-        let map = MemoryMap::read().unwrap();
-        assert!(map.at(own_map_holds_this_function as *const () as u64).unwrap().executable);
+    fn a_place_is_the_same_asked_for_and_read() {
+        let code = own_code as *const () as u64;
+        let stack = (&raw const code) as u64;
+        let (asked, read) = (MemoryMap::open().unwrap(), MemoryMap::read().unwrap());
+        for address in [code, stack, code] {
+            let (asked, read) = (asked.at(address).unwrap().unwrap(), read.at(address).unwrap().unwrap());
+            assert!(asked.range.contains(&address));
+            assert_eq!(asked.protection(), read.protection());
+        }
+        assert!(asked.at(code).unwrap().unwrap().executable);
+        assert!(asked.named_at(code).unwrap().unwrap().name.contains('/'));
+        assert_eq!(MemoryMap::open().unwrap().at(4096).unwrap(), None);
     }
+
+    fn own_code() {}
 }

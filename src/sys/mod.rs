@@ -145,6 +145,15 @@ impl Fd {
         unsafe { call(libc::SYS_getdents64, arguments) }
     }
 
+    /// An operation of the file's own.
+    ///
+    /// # Safety
+    /// `argument` is what the operation expects.
+    pub(crate) unsafe fn ioctl(&self, operation: usize, argument: usize) -> Result<usize, Errno> {
+        // SAFETY: the caller's promise.
+        unsafe { call(libc::SYS_ioctl, [self.0 as usize, operation, argument, 0, 0, 0]) }
+    }
+
     /// Back to the beginning.
     pub(crate) fn rewind(&self) -> Result<(), Errno> {
         // SAFETY: no memory is involved.

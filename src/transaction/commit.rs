@@ -6,7 +6,7 @@ use super::site::{Layer, Work};
 use super::{Change, HOST, Request, fork, prepare};
 use crate::arch::Form;
 use crate::error::Error;
-use crate::memory::{self, WriteFailure, Writer};
+use crate::memory::{self, CodeChange, WriteFailure, Writer};
 use crate::options::Options;
 use crate::process::MemoryMap;
 use crate::sys;
@@ -46,12 +46,13 @@ impl Session {
         if request.changes.is_empty() {
             return Err(Error::Empty);
         }
+        let map = MemoryMap::open()?;
         let (work, forms) = {
             let mut registry = Registry::lock()?;
             check_not_applied(&request, &registry)?;
-            prepare::prepare(&request.changes, &mut registry)?
+            prepare::prepare(&request.changes, &mut registry, &map)?
         };
-        let held = carry_out(work, &self.options, &request.changes)?;
+        let held = carry_out(work, &self.options, &request.changes, &map)?;
         let entry = Arc::new(Entry {
             id: next_id(),
             name: request.name,
@@ -84,7 +85,7 @@ impl Session {
             }
             work
         };
-        let held = carry_out(work, &self.options, &[])?;
+        let held = carry_out(work, &self.options, &[], &MemoryMap::open()?)?;
         // Dropped last, when the registry is free: destructors of a library may run.
         let mut unused = Vec::new();
         let mut registry = Registry::lock_after_commit();
@@ -116,7 +117,7 @@ impl Deadline {
 }
 
 /// Holds the threads if that is needed, and writes.
-fn carry_out(work: Work, options: &Options, changes: &[Change]) -> Result<Held, Error> {
+fn carry_out(work: Work, options: &Options, changes: &[Change], map: &MemoryMap) -> Result<Held, Error> {
     if !work.needs_hold() {
         for pointer in &work.pointers {
             // SAFETY: a slot or an original of the registry, which live for ever.
@@ -130,13 +131,12 @@ fn carry_out(work: Work, options: &Options, changes: &[Change]) -> Result<Held, 
             source: errno.into(),
         })?;
     }
-    let map = MemoryMap::read()?;
     if !memory::has_barrier() {
         threads::serialize_on_release();
     }
-    let executable = map.ranges(|mapping| mapping.executable);
+    let executable = mappings_of(&work.code, map)?;
     let writer = Writer::prepare(work.code, &work.pointers, &executable, options.ignored_threads.is_empty());
-    let stacks = || Ok(MemoryMap::read()?.ranges(|mapping| mapping.readable && mapping.writable));
+    let stacks = || MemoryMap::read()?.ranges(|mapping| mapping.readable && mapping.writable);
     let mut crew = Crew::assemble(&options.ignored_threads, &stacks)?;
     let deadline = Deadline::of(options);
     let hold = crew.hold(&work.dangers, deadline.at, deadline.after)?;
@@ -147,6 +147,18 @@ fn carry_out(work: Work, options: &Options, changes: &[Change]) -> Result<Held, 
         Ok(()) => Ok(Held { threads, time }),
         Err(failure) => Err(explain(failure, &writer, changes)),
     }
+}
+
+/// Start and end of the mappings that the code lies in, sorted.
+fn mappings_of(code: &[CodeChange], map: &MemoryMap) -> Result<Vec<(u64, u64)>, Error> {
+    let mut mappings = Vec::new();
+    for change in code {
+        let mapping = map.at(change.address)?.filter(|mapping| mapping.executable);
+        mappings.extend(mapping.map(|mapping| (mapping.range.start, mapping.range.end)));
+    }
+    mappings.sort_unstable();
+    mappings.dedup();
+    Ok(mappings)
 }
 
 fn explain(failure: WriteFailure, writer: &Writer, changes: &[Change]) -> Error {

@@ -5,6 +5,7 @@ mod fork;
 mod lock;
 mod prepare;
 mod registry;
+mod running;
 mod site;
 
 pub(crate) use commit::Session;
@@ -69,7 +70,7 @@ pub(crate) struct Request {
 impl Session {
     /// Measures `targets` without changing anything. The replacement's address is known for some.
     pub(crate) fn check(&self, name: &str, targets: &[(HeldTarget, Option<u64>)]) -> Result<Check, Error> {
-        let map = MemoryMap::read()?;
+        let map = MemoryMap::open()?;
         let mut functions = Vec::with_capacity(targets.len());
         let mut errors = Vec::new();
         let changes = targets.iter().map(|(target, replacement)| (&*target.target, *replacement));
@@ -93,7 +94,7 @@ fn check_one(
     let target = &target.target;
     let layers = {
         let registry = Registry::lock()?;
-        prepare::check_running_bytes(target, &registry, map)?;
+        running::check(std::iter::once(&**target), &registry, map)?;
         registry.sites.get(&target.address).map_or(0, |site| site.layers.len())
     };
     let (measure, form) = prepare::measure(target, replacement)?;

@@ -2,13 +2,13 @@
 
 use super::registry::Registry;
 use super::site::{OriginalCell, Site, Work};
-use super::{Change, HOST};
+use super::{Change, HOST, running};
 use crate::arch::{self, Form, Function, Measure};
 use crate::error::Error;
 use crate::memory::{NearBlock, publish};
 use crate::plan::{self, Need, NoForm, Occupied};
 use crate::process::{MemoryMap, Target};
-use crate::sys::{self, Errno};
+use crate::sys::Errno;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -24,16 +24,19 @@ struct NewSite<'a> {
 
 /// Makes sure that each change has a site in the registry, publishes the originals, and says what to write.
 /// Answers the form that each change's site will have.
-pub(super) fn prepare(changes: &[Change], registry: &mut Registry) -> Result<(Work, Vec<Form>), Error> {
-    let map = MemoryMap::read()?;
-    check_changes(changes.iter().map(|change| (&*change.target.target, Some(change.replacement))), &map)?;
+pub(super) fn prepare(
+    changes: &[Change],
+    registry: &mut Registry,
+    map: &MemoryMap,
+) -> Result<(Work, Vec<Form>), Error> {
+    check_changes(changes.iter().map(|change| (&*change.target.target, Some(change.replacement))), map)?;
     check_originals(changes, registry)?;
-    for change in changes {
-        check_running_bytes(&change.target.target, registry, &map)?;
-    }
+    running::check(changes.iter().map(|change| &*change.target.target), registry, map)?;
     let new = new_sites(changes, registry)?;
     check_overlaps(changes, &new, registry)?;
-    place(&new, map, registry)?;
+    if !new.is_empty() {
+        place(&new, registry)?;
+    }
     let mut work = Work::default();
     let mut forms = Vec::with_capacity(changes.len());
     for change in changes {
@@ -78,73 +81,14 @@ pub(super) fn check_changes<'c>(
     Ok(())
 }
 
-/// The function must stand in memory as it does in its file, but for what midflight wrote there.
-pub(super) fn check_running_bytes(
-    target: &Target,
-    registry: &Registry,
-    map: &MemoryMap,
-) -> Result<(), Error> {
-    let (address, len) = (target.address, target.bytes.len());
-    check_pages(target, map)?;
-    let mut found = vec![0; len];
-    let mut filled = 0;
-    while filled < len {
-        let piece = found.get_mut(filled..len.min(filled + 32 * 1024)).unwrap_or_default();
-        match sys::read_memory(address + filled as u64, piece) {
-            Ok(0) => return Err(kernel("read the target", Errno(libc::EFAULT))),
-            Ok(count) => filled += count,
-            Err(errno) => return Err(kernel("read the target", errno)),
-        }
-    }
-    let mut expected = target.bytes.clone();
-    for site in registry.sites.values().filter(|site| site.is_on() && site.touches(address, len as u64)) {
-        let (start, bytes) = site.bytes_now();
-        for (place, byte) in (start..).zip(bytes) {
-            let inside = place.checked_sub(address).and_then(|offset| expected.get_mut(offset as usize));
-            if let Some(expected) = inside {
-                *expected = *byte;
-            }
-        }
-    }
-    let Some(first) = expected.iter().zip(&found).position(|(a, b)| a != b) else { return Ok(()) };
-    let excerpt = |bytes: &[u8]| bytes.iter().skip(first).take(16).copied().collect();
-    Err(Error::EntryModified {
-        target: target.name.clone(),
-        address: address + first as u64,
-        expected: excerpt(&expected),
-        found: excerpt(&found),
-    })
-}
-
-fn check_pages(target: &Target, map: &MemoryMap) -> Result<(), Error> {
-    let end = target.address + target.bytes.len() as u64;
-    let not_a_function =
-        |found: String| Error::NotAFunction { target: target.name.clone(), address: target.address, found };
-    let mut place = target.address;
-    while place < end {
-        let Some(mapping) = map.at(place) else {
-            return Err(not_a_function("its memory is not mapped".into()));
-        };
-        let protection = mapping.protection();
-        if protection != "r-x" {
-            return Err(not_a_function(format!("its memory is mapped {protection}, code is r-x")));
-        }
-        place = mapping.range.end;
-    }
-    let ours = crate::held::pages().into_iter().any(|page| page < end && target.address < page + 4096);
-    if ours {
-        return Err(not_a_function("code of midflight that runs during a commit".into()));
-    }
-    Ok(())
-}
-
 fn check_replacement(target: &Target, address: u64, map: &MemoryMap) -> Result<(), Error> {
     let not_code =
         |found: String| Err(Error::ReplacementNotCode { target: target.name.clone(), address, found });
-    match map.at(address) {
+    match map.at(address)? {
         None => not_code("nothing is mapped there".into()),
         Some(mapping) if !mapping.executable => {
-            not_code(format!("{} mapped {}", mapping.name, mapping.protection()).trim_start().to_owned())
+            let name = map.named_at(address)?.map_or("", |mapping| mapping.name.as_str());
+            not_code(format!("{name} mapped {}", mapping.protection()).trim_start().to_owned())
         }
         Some(_) if address == target.address => not_code("the target itself".into()),
         Some(_) => Ok(()),
@@ -153,11 +97,14 @@ fn check_replacement(target: &Target, address: u64, map: &MemoryMap) -> Result<(
 
 /// An original serves one layer: another one's would be lost.
 fn check_originals(changes: &[Change], registry: &Registry) -> Result<(), Error> {
-    let mut seen: BTreeMap<u64, &str> = BTreeMap::new();
+    if changes.iter().all(|change| change.original.get().is_none()) {
+        return Ok(());
+    }
+    let mut seen: BTreeMap<u64, &str> = registry.used_cells();
     for change in changes {
         let target = &change.target.target.name;
         let Some(cell) = change.original.get().map(|cell| cell.as_ptr() as u64) else { continue };
-        if let Some(other) = seen.insert(cell, target).or_else(|| registry.user_of(cell)) {
+        if let Some(other) = seen.insert(cell, target) {
             return Err(Error::OriginalInUse { target: target.clone(), other: other.to_owned() });
         }
     }
@@ -208,7 +155,7 @@ fn check_overlaps(changes: &[Change], new: &[NewSite<'_>], registry: &Registry) 
 }
 
 /// Maps near memory for the new sites, writes trampolines and islands, and enters the sites.
-fn place(new: &[NewSite<'_>], map: MemoryMap, registry: &mut Registry) -> Result<(), Error> {
+fn place(new: &[NewSite<'_>], registry: &mut Registry) -> Result<(), Error> {
     let needs: Vec<Need<'_>> =
         new.iter().map(|site| Need { measure: &site.measure, form: site.form }).collect();
     let no_memory = |number: usize, window: String| match new.get(number) {
@@ -220,11 +167,10 @@ fn place(new: &[NewSite<'_>], map: MemoryMap, registry: &mut Registry) -> Result
         None => kernel("find near memory", Errno(libc::ENOMEM)),
     };
     let groups = plan::group(HOST, &needs).map_err(|number| no_memory(number, "any address".into()))?;
-    let mut map = Some(map);
     for group in &groups {
         let first = group.members.first().copied().unwrap_or_default();
         let window = format!("{:#x}..{:#x}", group.window.start(), group.window.end());
-        let mut block = map_block(group, &mut map)?.ok_or_else(|| no_memory(first, window))?;
+        let mut block = map_block(group)?.ok_or_else(|| no_memory(first, window))?;
         let places = plan::lay_out(HOST, group, &needs, block.start());
         let mut sites = Vec::with_capacity(places.len());
         for (number, places) in group.members.iter().zip(&places) {
@@ -245,13 +191,10 @@ fn place(new: &[NewSite<'_>], map: MemoryMap, registry: &mut Registry) -> Result
 }
 
 /// Maps a block where the group wants it. A gap that somebody takes meanwhile means looking again.
-fn map_block(group: &plan::Group, map: &mut Option<MemoryMap>) -> Result<Option<NearBlock>, Error> {
+fn map_block(group: &plan::Group) -> Result<Option<NearBlock>, Error> {
     for _ in 0..TRIES {
-        let now = match map.take() {
-            Some(map) => map,
-            None => MemoryMap::read()?,
-        };
-        let mappings = now.all().iter().map(|one| (one.range.start, one.range.end, one.name.as_str()));
+        let now = MemoryMap::read()?;
+        let mappings = now.all()?.iter().map(|one| (one.range.start, one.range.end, one.name.as_str()));
         let occupied = Occupied::new(mappings);
         let Some(start) = occupied.find(&group.window, group.code + group.data, group.near) else {
             return Ok(None);
@@ -265,7 +208,7 @@ fn map_block(group: &plan::Group, map: &mut Option<MemoryMap>) -> Result<Option<
     Ok(None)
 }
 
-fn kernel(step: &'static str, errno: Errno) -> Error {
+pub(super) fn kernel(step: &'static str, errno: Errno) -> Error {
     Error::Kernel { step, source: errno.into() }
 }
 

@@ -102,13 +102,20 @@ impl Registry {
         }
     }
 
-    /// The target whose layer that is on has its original in this cell.
-    pub(super) fn user_of(&self, cell: u64) -> Option<&str> {
-        let has = |site: &&Site| {
-            let mut cells = site.layers.iter().filter_map(|layer| layer.original.get());
-            cells.any(|used| used.as_ptr() as u64 == cell)
-        };
-        self.sites.values().find(has).map(|site| site.target.name.as_str())
+    /// The cells that hold originals of layers that are on, and for which targets.
+    pub(super) fn used_cells(&self) -> BTreeMap<u64, &str> {
+        let cells = self.sites.values().flat_map(|site| {
+            let cells = site.layers.iter().filter_map(|layer| layer.original.get());
+            cells.map(|cell| (cell.as_ptr() as u64, site.target.name.as_str()))
+        });
+        cells.collect()
+    }
+
+    /// The sites that are on and have overwritten bytes in `start..end`.
+    pub(super) fn touching(&self, start: u64, end: u64) -> impl Iterator<Item = &Site> {
+        let reach = start.saturating_sub(Site::FARTHEST)..end;
+        let sites = self.sites.range(reach).map(|(_, site)| site);
+        sites.filter(move |site| site.is_on() && site.touches(start, end - start))
     }
 
     /// The site whose overwritten bytes overlap `start..start + len`, other than that of `target`.

@@ -73,6 +73,10 @@ impl Work {
 }
 
 impl Site {
+    /// Overwritten bytes end no farther behind their target's first byte than this: a landing pad and an entry
+    /// jump.
+    pub(super) const FARTHEST: u64 = 64;
+
     /// A new site; `places` are those that `plan` was encoded for.
     pub(super) fn new(
         target: Arc<Target>,

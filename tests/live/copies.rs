@@ -34,8 +34,8 @@ std::arch::global_asm!(
 
 type Function = extern "C" fn(u64) -> u64;
 
-extern "C" fn zero(value: u64) -> u64 {
-    value & 0
+extern "C" fn zero(_value: u64) -> u64 {
+    0
 }
 
 fn is_copies(error: &Error) -> bool {
