@@ -40,7 +40,7 @@ struct Rounds {
 const FULL: [Rounds; 3] = [
     Rounds { others: Kind::None, one: 1000, many: 100, rival_many: 30 },
     Rounds { others: Kind::Sleeping(16), one: 1000, many: 300, rival_many: 30 },
-    Rounds { others: Kind::Busy(64), one: 300, many: 30, rival_many: 5 },
+    Rounds { others: Kind::Busy(64), one: 150, many: 10, rival_many: 3 },
 ];
 
 const QUICK: [Rounds; 3] = [

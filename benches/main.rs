@@ -4,6 +4,7 @@ mod arguments;
 mod calls;
 mod commits;
 mod crowd;
+mod loops;
 mod numbers;
 mod report;
 mod rival;
@@ -18,7 +19,7 @@ fn main() -> Result<()> {
     let arguments = Arguments::read()?;
     let first = commits::first()?;
     let calls = match arguments.calls {
-        true => calls::measure(if arguments.quick { 50 } else { 5000 })?,
+        true => calls::measure(if arguments.quick { 100 } else { 20_000 })?,
         false => Vec::new(),
     };
     let commits = if arguments.commits { commits::measure(arguments.quick)? } else { Vec::new() };

@@ -1,9 +1,11 @@
 //! Functions to be called and replaced, in assembly, so that their first bytes are known.
 //!
 //! The replacements compute an absolute value, as labs(3) does; the targets add one. So a call's answer tells
-//! where it went.
+//! where it went. Each ends with padding, which has its section begin at such a boundary too: where code lies in a cache line
+//! would be measured otherwise.
 
 use std::arch::{global_asm, naked_asm};
+use std::hint::black_box;
 
 /// The type of all of them.
 pub(crate) type Function = extern "C" fn(i64) -> i64;
@@ -15,18 +17,18 @@ pub(crate) const MANY: usize = 1000;
 #[unsafe(naked)]
 pub(crate) extern "C" fn near(_: i64) -> i64 {
     #[cfg(target_arch = "x86_64")]
-    naked_asm!("mov rax, rdi", "neg rax", "cmovs rax, rdi", "ret");
+    naked_asm!("mov rax, rdi", "neg rax", "cmovs rax, rdi", "ret", ".p2align 6");
     #[cfg(target_arch = "aarch64")]
-    naked_asm!("cmp x0, #0", "cneg x0, x0, mi", "ret");
+    naked_asm!("cmp x0, #0", "cneg x0, x0, mi", "ret", ".p2align 6");
 }
 
-/// The replacement in a library, out of reach of a branch of the executable. In its address nothing of Rust is
-/// involved: the dynamic linker puts it into the executable's table.
+/// The replacement in a library, out of reach of a branch of the executable: labs itself, in a way that the
+/// compiler does not see through.
 pub(crate) fn far() -> Function {
     unsafe extern "C" {
         safe fn labs(number: std::ffi::c_long) -> std::ffi::c_long;
     }
-    labs
+    black_box(labs as Function)
 }
 
 /// A function as compilers begin most: a frame first.
@@ -37,7 +39,7 @@ macro_rules! ordinary {
             #[unsafe(naked)]
             pub(crate) extern "C" fn $name(_: i64) -> i64 {
                 #[cfg(target_arch = "x86_64")]
-                naked_asm!("push rbp", "mov rbp, rsp", "lea rax, [rdi + 1]", "pop rbp", "ret");
+                naked_asm!("push rbp", "mov rbp, rsp", "lea rax, [rdi + 1]", "pop rbp", "ret", ".p2align 6");
                 #[cfg(target_arch = "aarch64")]
                 naked_asm!(
                     "stp x29, x30, [sp, #-16]!",
@@ -45,6 +47,7 @@ macro_rules! ordinary {
                     "add x0, x0, #1",
                     "ldp x29, x30, [sp], #16",
                     "ret",
+                    ".p2align 6",
                 );
             }
         )*
@@ -84,9 +87,10 @@ pub(crate) extern "C" fn for_island(_: i64) -> i64 {
         "pop rbx",
         "pop rbp",
         "ret",
+        ".p2align 6",
     );
     #[cfg(target_arch = "aarch64")]
-    naked_asm!("2:", "add x1, x0, #1", "cmp x1, x0", "b.eq 2b", "mov x0, x1", "ret");
+    naked_asm!("2:", "add x1, x0, #1", "cmp x1, x0", "b.eq 2b", "mov x0, x1", "ret", ".p2align 6");
 }
 
 /// The functions that are replaced together.
