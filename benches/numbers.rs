@@ -24,8 +24,13 @@ impl Samples {
         self.percentile(50.0)
     }
 
+    /// Of fewer than a hundred samples there is none.
+    pub(crate) fn p99(&self) -> f64 {
+        if self.0.len() < 100 { f64::NAN } else { self.percentile(99.0) }
+    }
+
     /// The smallest sample that at least `percent` of them do not exceed; not a number if there are none.
-    pub(crate) fn percentile(&self, percent: f64) -> f64 {
+    fn percentile(&self, percent: f64) -> f64 {
         let mut sorted = self.0.clone();
         sorted.sort_by(f64::total_cmp);
         let rank = (percent / 100.0 * sorted.len() as f64).ceil() as usize;

@@ -67,7 +67,7 @@ fn write_commits(text: &mut String, commits: &[Series]) -> std::fmt::Result {
         let (functions, others, who) = (series.functions, series.others, name(series.who));
         let rounds = series.apply.values().len();
         let [apply, rollback] = [&series.apply, &series.rollback]
-            .map(|samples| format!("{} | {}", time(samples.median()), time(samples.percentile(99.0))));
+            .map(|samples| format!("{} | {}", time(samples.median()), time(samples.p99())));
         writeln!(text, "| {functions} | {others} | {who} | {rounds} | {apply} | {rollback} |")?;
     }
     writeln!(text)
@@ -82,12 +82,7 @@ fn write_held(text: &mut String, commits: &[Series]) -> std::fmt::Result {
     writeln!(text, "|---:|---|---:|---:|---:|---:|---:|---:|")?;
     for series in in_order(commits).into_iter().filter(|series| !series.held_apply.values().is_empty()) {
         let [apply, rollback] = [&series.held_apply, &series.held_rollback].map(|samples| {
-            format!(
-                "{} | {} | {}",
-                time(samples.median()),
-                time(samples.percentile(99.0)),
-                time(samples.max())
-            )
+            format!("{} | {} | {}", time(samples.median()), time(samples.p99()), time(samples.max()))
         });
         writeln!(text, "| {} | {} | {apply} | {rollback} |", series.functions, series.others)?;
     }
