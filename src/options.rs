@@ -19,18 +19,34 @@ pub struct Options {
     pub deadline: Duration,
     /// Threads that are neither held nor looked at.
     pub(crate) ignored_threads: Vec<i32>,
+    /// May the Rust code of a patch library be built otherwise than its targets?
+    pub(crate) other_runtime: bool,
 }
 
 impl Options {
     /// The defaults.
     pub fn new() -> Self {
-        Self { deadline: Duration::from_secs(1), ignored_threads: Vec::new() }
+        Self { deadline: Duration::from_secs(1), ignored_threads: Vec::new(), other_runtime: false }
     }
 
     /// How long to wait.
     #[must_use]
     pub fn deadline(mut self, deadline: Duration) -> Self {
         self.deadline = deadline;
+        self
+    }
+
+    /// Allows a patch library whose rustc or `#[global_allocator]` is another one than that of the module of a Rust
+    /// function that it replaces; otherwise that is refused ([`Error::OtherRuntime`](crate::Error::OtherRuntime)). A check
+    /// notes it all the same.
+    ///
+    /// Who applies such a library promises with [`Patch::apply`](crate::Patch::apply) what nothing else provides
+    /// then. With another rustc: the replacement and its target have an ABI of C, and types of a layout that is
+    /// fixed (`repr(C)`, numbers, thin pointers). With another allocator: nothing that one of them allocated is freed
+    /// or grown by the other.
+    #[must_use]
+    pub fn allow_other_runtime(mut self) -> Self {
+        self.other_runtime = true;
         self
     }
 

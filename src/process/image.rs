@@ -3,12 +3,13 @@
 //! Read by pread(2), never mapped: a file that is truncated meanwhile gives an error, not SIGBUS.
 
 use super::modules::Module;
-use crate::elf::{Binding, Fault, Image, Machine, Source, Symbol, SymbolKind, SymbolTable, Symbols};
+use crate::elf::{Binding, Build, Fault, Image, Machine, Source, Symbol, SymbolKind, SymbolTable, Symbols};
 use crate::error::Error;
 use std::borrow::Cow;
 use std::cell::{Cell, OnceCell};
 use std::fs::File;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 /// A function symbol of a file.
 #[derive(Debug, Clone, Copy)]
@@ -47,6 +48,7 @@ pub(crate) struct ModuleImage {
     lookups: Cell<usize>,
     /// Digest of the name, table, place; sorted. Made when many names are looked up.
     index: OnceCell<Vec<(u64, u32, u32)>>,
+    build: OnceCell<Arc<Build>>,
 }
 
 /// A pass over all symbols costs a fraction of an index of them.
@@ -62,7 +64,8 @@ impl ModuleImage {
             let symbols = image.symbols(&file, table).map_err(|fault| bad(fault.to_string()))?;
             tables.extend(symbols.map(Symbols::into_owned));
         }
-        let this = Self { file, image, tables, lookups: Cell::new(0), index: OnceCell::new() };
+        let (lookups, index, build) = (Cell::new(0), OnceCell::new(), OnceCell::new());
+        let this = Self { file, image, tables, lookups, index, build };
         this.check_identity(module)?;
         Ok(this)
     }
@@ -104,6 +107,11 @@ impl ModuleImage {
     /// The file's bytes at the file address `address`.
     pub(crate) fn bytes_at(&self, address: u64, len: u64) -> Result<Vec<u8>, Fault> {
         self.image.bytes_at(&self.file, address, len).map(Cow::into_owned)
+    }
+
+    /// How it was built, found out once.
+    pub(crate) fn build(&self) -> &Arc<Build> {
+        self.build.get_or_init(|| Arc::new(self.image.build_with(&self.file, &self.tables)))
     }
 
     pub(crate) fn is_executable(&self, address: u64) -> bool {

@@ -3,7 +3,7 @@
 use super::image::{FunctionSymbol, ModuleImage};
 use super::modules::{self, Module, ModuleHold};
 use super::names::{Matcher, TargetName, nearest, readable};
-use crate::elf::Machine;
+use crate::elf::{Build, Machine, is_rust_name};
 use crate::error::{Candidate, Error};
 use std::cell::OnceCell;
 use std::path::PathBuf;
@@ -24,6 +24,8 @@ pub(crate) struct Target {
     pub(crate) bytes: Vec<u8>,
     /// Run-time addresses of other symbols inside it, which may be called too; sorted.
     pub(crate) inner: Vec<u64>,
+    /// How its module was built, if it is a function of Rust's.
+    pub(crate) build: Option<Arc<Build>>,
 }
 
 impl Target {
@@ -156,8 +158,9 @@ impl Resolver {
         let symbol = String::from_utf8_lossy(function.name()).into_owned();
         let inner = image.labels_inside(function.value, function.size);
         let inner = inner.into_iter().map(|label| module.bias.wrapping_add(label)).collect();
-        let target =
-            Target { name: name.to_owned(), symbol, module: module.path.clone(), address, bytes, inner };
+        let build = is_rust_name(function.name()).then(|| Arc::clone(image.build()));
+        let (name, module) = (name.to_owned(), module.path.clone());
+        let target = Target { name, symbol, module, address, bytes, inner, build };
         Ok(HeldTarget { target: Arc::new(target), hold })
     }
 
