@@ -211,7 +211,7 @@ pub enum Error {
         /// The module's file.
         module: PathBuf,
         /// In what they differ.
-        difference: RuntimeDifference,
+        difference: Box<RuntimeDifference>,
     },
     /// Several things are wrong; a check tells all of them.
     #[error("{}: {}", count(errors.len(), "problem"), list(errors))]

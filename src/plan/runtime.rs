@@ -117,12 +117,8 @@ pub(crate) fn compare_runtimes<'a>(
                     notes.push(Note::Allowed { module, difference });
                 }
                 Finding::Difference(difference) => {
-                    errors.push(Error::OtherRuntime {
-                        target: target.to_owned(),
-                        others,
-                        module,
-                        difference,
-                    });
+                    let (target, difference) = (target.to_owned(), Box::new(difference));
+                    errors.push(Error::OtherRuntime { target, others, module, difference });
                 }
             }
         }
@@ -210,8 +206,8 @@ mod tests {
         match compare(library, module, STRICT).unwrap_err() {
             Error::OtherRuntime { target, others, module, difference } => {
                 assert_eq!((target.as_str(), others, module.to_str()), ("app::one", 1, Some("/bin/app")));
-                assert_eq!(allowed, [Note::Allowed { module, difference: difference.clone() }]);
-                difference
+                assert_eq!(allowed, [Note::Allowed { module, difference: (*difference).clone() }]);
+                *difference
             }
             error => panic!("{error}"),
         }

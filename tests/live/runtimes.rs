@@ -164,9 +164,9 @@ impl Shop {
         let Error::OtherRuntime { target, others: 0, module, difference } = error else { panic!("{text}") };
         assert_eq!(target, format!("lib{0}.so!{0}::label", self.name));
         assert_eq!(module, self.path());
-        let note = Note::Allowed { module, difference: difference.clone() };
+        let note = Note::Allowed { module, difference: (*difference).clone() };
         self.accepts_with(path, &[note], &patient().allow_other_runtime());
-        (difference, text)
+        (*difference, text)
     }
 }
 
@@ -208,7 +208,7 @@ fn a_program_with_an_allocator_of_its_own() {
     let Error::OtherRuntime { target, difference, .. } = &error else { panic!("{error}") };
     assert_eq!(target, "live::targets::greet", "the other target is no function of Rust's");
     let expected = RuntimeDifference::Allocator { patch_has_own: false, module_has_own: true };
-    assert_eq!(*difference, expected);
+    assert_eq!(**difference, expected);
     assert!(error.to_string().contains("the module has a #[global_allocator]"), "{error}");
     assert!(error.to_string().contains("allow_other_runtime"), "{error}");
 }
