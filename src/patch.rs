@@ -118,6 +118,7 @@ impl Patch {
     /// * The target was compiled so that it can be replaced: its callers use nothing of it but its calling
     ///   convention (not inlined, no constant folded in, no register known to survive).
     /// * The constructors of the library may run now, on this thread.
+    /// * With [`Options::allow_other_runtime`] also what stands there.
     pub unsafe fn apply(&self, options: &Options) -> Result<Applied, Error> {
         if self.is_applied() {
             return Err(Error::AlreadyApplied { name: self.name().to_owned() });
