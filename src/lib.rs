@@ -57,13 +57,13 @@ pub mod fault;
 
 pub use applied::{Applied, applied};
 pub use change::{Hook, Target, Transaction, replace, replace_with};
-pub use error::{Candidate, Error, NotSafe, PatchFault, Result, ThreadName};
+pub use error::{Candidate, Error, NotSafe, PatchFault, Result, RuntimeDifference, ThreadName};
 pub use loader::ForeignPanic;
 pub use midflight_arch::{Form, Refusal};
 pub use midflight_patch::{FnPointer, Original};
 pub use options::Options;
 pub use patch::Patch;
-pub use plan::{Check, CheckedFunction};
+pub use plan::{Check, CheckedFunction, Note};
 pub use transaction::Held;
 
 pub(crate) use midflight_arch as arch;

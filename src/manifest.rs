@@ -12,7 +12,7 @@ use std::collections::hash_map::Entry;
 
 use midflight_patch::format;
 
-use crate::elf::{self, Dynamic, FileKind, Image, Machine, Pointer, Relocations, Section};
+use crate::elf::{self, Build, Dynamic, FileKind, Image, Machine, Pointer, Relocations, Section};
 use crate::error::file::PatchFault;
 
 /// A pointer-sized cell.
@@ -31,6 +31,8 @@ pub(crate) struct Manifest {
     /// Libraries that are loaded with it.
     pub(crate) needed: Vec<String>,
     pub(crate) build_id: Option<Vec<u8>>,
+    /// By what it was compiled.
+    pub(crate) build: Build,
 }
 
 /// One record: calls of `target` go to `replacement`.
@@ -75,6 +77,7 @@ pub(crate) fn parse(bytes: &[u8], machine: Machine) -> Result<Manifest, PatchFau
         undefined: image.undefined(bytes)?,
         needed: dynamic.needed,
         build_id: image.build_id(bytes),
+        build: image.build(bytes),
     })
 }
 

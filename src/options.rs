@@ -23,6 +23,8 @@ pub struct Options {
     pub(crate) every_copy: bool,
     /// A function may be another one as well.
     pub(crate) folded_code: bool,
+    /// May the Rust code of a patch library be built otherwise than its targets?
+    pub(crate) other_runtime: bool,
 }
 
 impl Options {
@@ -33,6 +35,7 @@ impl Options {
             ignored_threads: Vec::new(),
             every_copy: false,
             folded_code: false,
+            other_runtime: false,
         }
     }
 
@@ -60,6 +63,20 @@ impl Options {
     #[must_use]
     pub fn folded_code(mut self) -> Self {
         self.folded_code = true;
+        self
+    }
+
+    /// Allows a patch library whose rustc or `#[global_allocator]` is another one than that of the module of a Rust
+    /// function that it replaces; otherwise that is refused ([`Error::OtherRuntime`](crate::Error::OtherRuntime)). A check
+    /// notes it all the same.
+    ///
+    /// Who applies such a library promises with [`Patch::apply`](crate::Patch::apply) what nothing else provides
+    /// then. With another rustc: the replacement and its target have an ABI of C, and types of a layout that is
+    /// fixed (`repr(C)`, numbers, thin pointers). With another allocator: nothing that one of them allocated is freed
+    /// or grown by the other.
+    #[must_use]
+    pub fn allow_other_runtime(mut self) -> Self {
+        self.other_runtime = true;
         self
     }
 

@@ -6,7 +6,7 @@ use crate::error::Error;
 use crate::loader::{self, Loaded};
 use crate::manifest::{self, Manifest};
 use crate::options::Options;
-use crate::plan::Check;
+use crate::plan::{self, Built, Check, Note, Rules};
 use crate::process::{HeldTarget, Remembered};
 use crate::transaction::{self, Change, MACHINE, OriginalCell, Request, Session};
 use parking_lot::Mutex;
@@ -64,8 +64,8 @@ impl Patch {
         self.inner.manifest.replacements.iter().map(|one| one.target.as_str())
     }
 
-    /// A dry run: finds every target, measures every site and looks for what the library needs. Changes
-    /// nothing, loads nothing. With the default [`Options`].
+    /// A dry run: finds every target, measures every site, looks for what the library needs and compares how its Rust
+    /// code was built with that of the targets. Changes nothing, loads nothing. With the default [`Options`].
     ///
     /// # Errors
     /// What stands in the way, all of it.
@@ -73,7 +73,7 @@ impl Patch {
         self.check_with(&Options::new())
     }
 
-    /// As [`Self::check`], for an `apply` with these options.
+    /// As [`Self::check`], of what [`Self::apply`] allows with these options. The deadline plays no part.
     ///
     /// # Errors
     /// As of [`Self::check`].
@@ -90,9 +90,16 @@ impl Patch {
             };
             targets.into_iter().zip(replacements).flat_map(with).collect::<Vec<_>>()
         });
+        let runtimes = targets.as_ref().map_or(Ok(Vec::new()), |targets| {
+            self.compare_runtimes(targets.iter().map(|(target, _)| target), options)
+        });
+        let notes = runtimes.unwrap_or_else(|error| {
+            errors.push(error);
+            Vec::new()
+        });
         let check = targets.and_then(|targets| session.check(self.name(), &targets));
         match check {
-            Ok(check) => Error::all(errors).map(|()| check),
+            Ok(check) => Error::all(errors).map(|()| Check { notes, ..check }),
             Err(error) => {
                 errors.push(error);
                 Err(Error::all(errors).err().unwrap_or(Error::Empty))
@@ -112,12 +119,16 @@ impl Patch {
     /// * The target was compiled so that it can be replaced: its callers use nothing of it but its calling
     ///   convention (not inlined, no constant folded in, no register known to survive).
     /// * The constructors of the library may run now, on this thread.
+    /// * With [`Options::allow_other_runtime`] also what stands there.
     pub unsafe fn apply(&self, options: &Options) -> Result<Applied, Error> {
         if self.is_applied() {
             return Err(Error::AlreadyApplied { name: self.name().to_owned() });
         }
         let session = Session::begin(options)?;
         let targets = self.resolve(options)?;
+        for note in self.compare_runtimes(targets.iter().flatten(), options)? {
+            tracing::info!(patch = self.name(), %note, "apply");
+        }
         self.check_before_loading(&session, &targets)?;
         let loaded = self.load()?;
         let replacements = &self.inner.manifest.replacements;
@@ -158,6 +169,19 @@ impl Patch {
         self.check_symbols()?;
         let targets: Vec<_> = targets.iter().flatten().map(|target| (target.clone(), None)).collect();
         session.check(self.name(), &targets).map(drop)
+    }
+
+    fn compare_runtimes<'t>(
+        &'t self,
+        targets: impl Iterator<Item = &'t HeldTarget>,
+        options: &Options,
+    ) -> Result<Vec<Note>, Error> {
+        let of_rust = targets.filter_map(|HeldTarget { target, .. }| {
+            Some((&*target.name, Built { path: &target.module, build: target.build.as_deref()? }))
+        });
+        let library = Built { path: &self.inner.path, build: &self.inner.manifest.build };
+        let rules = Rules { other_runtime: options.other_runtime, panic_aborts: cfg!(panic = "abort") };
+        plan::compare_runtimes(library, of_rust, rules)
     }
 
     fn check_symbols(&self) -> Result<(), Error> {

@@ -59,7 +59,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("error", &["arch"]),
     ("elf", &[]),
     ("manifest", &["elf", "error"]),
-    ("plan", &["arch", "error"]),
+    ("plan", &["arch", "elf", "error"]),
     ("process", &["elf", "error", "sys"]),
     ("loader", &["sys", "error", "process"]),
     ("memory", &["held", "sys", "proof", "fault"]),

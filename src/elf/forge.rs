@@ -24,6 +24,9 @@ pub(crate) struct Forge {
     pub(crate) flags_1: u64,
     pub(crate) section_name: &'static str,
     pub(crate) section: Vec<u8>,
+    pub(crate) section_flags: u64,
+    /// Type of the section with the symbols: SHT_DYNSYM, or SHT_SYMTAB.
+    pub(crate) symbols_kind: u32,
     /// Offset, symbol and type, addend.
     pub(crate) rela: Vec<(u64, u64, i64)>,
     pub(crate) relr: Vec<u64>,
@@ -42,6 +45,8 @@ impl Forge {
             flags_1: 0,
             section_name: "midflight_patch",
             section,
+            section_flags: 3,
+            symbols_kind: 11,
             rela: Vec::new(),
             relr: Vec::new(),
             symbols: Vec::new(),
@@ -96,9 +101,11 @@ impl Forge {
             words(file, &[8, entry]);
         };
         section(&mut file, 0, 0, [0; 4], 0, 0);
-        section(&mut file, 1, 1, [3, DATA, DATA_OFFSET, self.section.len() as u64], 0, 0);
+        let flags = self.section_flags;
+        section(&mut file, 1, 1, [flags, DATA, DATA_OFFSET, self.section.len() as u64], 0, 0);
         section(&mut file, rest, 3, [0, 0, DATA_OFFSET + data_len, names.len() as u64], 0, 0);
-        section(&mut file, rest, 11, [2, DATA + symbols.0, DATA_OFFSET + symbols.0, symbols.1], 4, 24);
+        let table = [2, DATA + symbols.0, DATA_OFFSET + symbols.0, symbols.1];
+        section(&mut file, rest, self.symbols_kind, table, 4, 24);
         section(&mut file, rest, 3, [2, DATA + strings.0, DATA_OFFSET + strings.0, strings.1], 0, 0);
         file
     }

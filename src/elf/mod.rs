@@ -6,6 +6,8 @@
 //! bias.
 #![forbid(unsafe_code)]
 
+mod allocator;
+mod build;
 mod dynamic;
 #[cfg(test)]
 pub(crate) mod forge;
@@ -25,6 +27,8 @@ use goblin::elf::header::{self, header64};
 use goblin::elf::program_header::{self, ProgramHeader};
 use goblin::elf::section_header::{self, SectionHeader};
 
+pub(crate) use allocator::Allocator;
+pub(crate) use build::{Build, Compiler, is_rust_name};
 pub(crate) use dynamic::Dynamic;
 pub(crate) use relocations::{Pointer, Relocations};
 pub(crate) use source::{Fault, Source};

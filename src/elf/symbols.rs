@@ -91,6 +91,18 @@ impl<'t> Symbol<'t> {
         names::at(self.names, self.name as usize).unwrap_or_default()
     }
 
+    /// The name, if it is no longer than `limit`. Unlike [`name`](Self::name) no work for a hostile table whose
+    /// entries all point at one long string.
+    pub(super) fn short_name(&self, limit: usize) -> Option<&'t [u8]> {
+        let rest = self.names.get(self.name as usize..)?;
+        names::at(rest.get(..=limit).unwrap_or(rest), 0)
+    }
+
+    /// Whether the name begins so.
+    pub(super) fn begins_with(&self, prefix: &[u8]) -> bool {
+        self.names.get(self.name as usize..).is_some_and(|rest| rest.starts_with(prefix))
+    }
+
     /// Whether the name is this one; cheaper than to compare [`name`](Self::name).
     pub(crate) fn is_named(&self, name: &[u8]) -> bool {
         names::is_at(self.names, self.name as usize, name)

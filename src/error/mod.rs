@@ -1,8 +1,10 @@
 //! What can go wrong. Every error leaves the process as it was, names the place, and says what to do.
 
 pub(crate) mod file;
+mod runtime;
 
 pub use file::PatchFault;
+pub use runtime::RuntimeDifference;
 
 use crate::arch::Refusal;
 use std::fmt;
@@ -193,6 +195,23 @@ pub enum Error {
         address: u64,
         /// What is there.
         found: String,
+    },
+    /// The Rust code of a patch library was built otherwise than that of a target's module.
+    #[error(
+        "target {target}{} in {}: {difference}; {}, or, if what differs never meets, use Options::allow_other_runtime",
+        runtime::and_others(*others),
+        module.display(),
+        difference.remedy()
+    )]
+    OtherRuntime {
+        /// The first target in that module.
+        target: String,
+        /// How many other targets it has there.
+        others: usize,
+        /// The module's file.
+        module: PathBuf,
+        /// In what they differ.
+        difference: Box<RuntimeDifference>,
     },
     /// Several things are wrong; a check tells all of them.
     #[error("{}: {}", count(errors.len(), "problem"), list(errors))]

@@ -1,6 +1,7 @@
 //! What a check tells: the targets found and the sites measured.
 #![forbid(unsafe_code)]
 
+use super::Note;
 use crate::arch::{Form, Measure};
 use std::fmt;
 use std::path::PathBuf;
@@ -13,6 +14,8 @@ pub struct Check {
     pub name: String,
     /// One for each target, in the order of the patch.
     pub functions: Vec<CheckedFunction>,
+    /// What else should be known. Empty for changes by hand.
+    pub notes: Vec<Note>,
 }
 
 /// A target that was found and measured.
@@ -59,7 +62,8 @@ impl fmt::Display for Check {
             self.name,
             crate::error::count(self.functions.len(), "function")
         )?;
-        self.functions.iter().try_for_each(|function| write!(f, "\n  {function}"))
+        self.functions.iter().try_for_each(|function| write!(f, "\n  {function}"))?;
+        self.notes.iter().try_for_each(|note| write!(f, "\n  note: {note}"))
     }
 }
 

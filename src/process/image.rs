@@ -5,13 +5,13 @@
 use super::index::Index;
 use super::modules::Module;
 use super::names::{Matcher, rust_name};
-use crate::elf::{Binding, Fault, Image, Machine, Source, Symbol, SymbolKind, SymbolTable, Symbols};
+use crate::elf::{Binding, Build, Fault, Image, Machine, Source, Symbol, SymbolKind, SymbolTable, Symbols};
 use crate::error::Error;
 use std::borrow::Cow;
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 
 /// A function symbol of a file.
 #[derive(Debug, Clone, Copy)]
@@ -57,6 +57,7 @@ pub(crate) struct ModuleImage {
     by_rust_name: OnceLock<Index>,
     /// Everything that has an address by the file's address.
     by_address: OnceLock<Index>,
+    build: OnceLock<Arc<Build>>,
 }
 
 /// A pass over all symbols costs a fraction of an index of them.
@@ -71,9 +72,9 @@ impl ModuleImage {
             let symbols = image.symbols(file, table).map_err(|fault| bad(fault.to_string()))?;
             tables.extend(symbols.map(Symbols::into_owned));
         }
-        let (by_name, by_rust_name, by_address) = Default::default();
+        let (by_name, by_rust_name, by_address, build) = Default::default();
         let passes = AtomicUsize::new(0);
-        let this = Self { image, tables, passes, by_name, by_rust_name, by_address };
+        let this = Self { image, tables, passes, by_name, by_rust_name, by_address, build };
         this.check_identity(module)?;
         Ok(this)
     }
@@ -143,6 +144,11 @@ impl ModuleImage {
     /// The file's bytes at the file address `address`.
     pub(crate) fn bytes_at(&self, file: &ModuleFile, address: u64, len: u64) -> Result<Vec<u8>, Fault> {
         self.image.bytes_at(file, address, len).map(Cow::into_owned)
+    }
+
+    /// How it was built, found out once.
+    pub(crate) fn build(&self, file: &ModuleFile) -> &Arc<Build> {
+        self.build.get_or_init(|| Arc::new(self.image.build_with(file, &self.tables)))
     }
 
     pub(crate) fn is_executable(&self, address: u64) -> bool {

@@ -5,7 +5,7 @@ use super::image::{FunctionSymbol, ModuleImage};
 use super::loaded::{Loaded, LoadedModule, OpenModule};
 use super::modules::{Module, ModuleHold};
 use super::names::{Matcher, TargetName, nearest, readable};
-use crate::elf::Machine;
+use crate::elf::{Build, Machine, is_rust_name};
 use crate::error::{Candidate, Error};
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -30,6 +30,8 @@ pub(crate) struct Target {
     pub(crate) inner: Vec<u64>,
     /// Raw names of other functions that have the same code.
     pub(crate) other_names: Vec<String>,
+    /// How its module was built, if it is a function of Rust's.
+    pub(crate) build: Option<Arc<Build>>,
 }
 
 impl Target {
@@ -198,8 +200,9 @@ impl Resolver {
         let symbol = String::from_utf8_lossy(function.name()).into_owned();
         let inner = image.labels_inside(function.value, function.size);
         let inner = inner.into_iter().map(|label| module.bias.wrapping_add(label)).collect();
+        let build = is_rust_name(function.name()).then(|| Arc::clone(image.build(&open.file)));
         let (name, module) = (name.to_owned(), module.path.clone());
-        let target = Target { name, symbol, module, address, bytes, inner, other_names };
+        let target = Target { name, symbol, module, address, bytes, inner, other_names, build };
         Ok(HeldTarget { target: Arc::new(target), hold })
     }
 }

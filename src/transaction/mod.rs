@@ -82,7 +82,7 @@ impl Session {
             }
         }
         Error::all(errors)?;
-        Ok(Check { name: name.to_owned(), functions })
+        Ok(Check { name: name.to_owned(), functions, notes: Vec::new() })
     }
 }
 

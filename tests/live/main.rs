@@ -25,6 +25,7 @@ mod modules;
 mod names;
 mod panics;
 mod patch_libraries;
+mod runtimes;
 mod stacking;
 mod storm;
 mod support;
