@@ -15,6 +15,7 @@ mod errors;
 mod faults;
 mod fork;
 mod held;
+mod held_code;
 mod loading;
 mod many;
 mod modules;
