@@ -41,7 +41,7 @@ impl Program {
         let code = code
             .map(|segment| (segment.p_vaddr..segment.p_vaddr + segment.p_filesz, segment.p_offset as usize));
         let code = code.collect();
-        let sections = elf.section_headers.iter().map(|section| {
+        let sections = elf.section_headers.iter().filter(|section| section.is_alloc()).map(|section| {
             let name = elf.shdr_strtab.get_at(section.sh_name).unwrap_or("");
             (name.to_owned(), section.sh_addr..section.sh_addr + section.sh_size)
         });

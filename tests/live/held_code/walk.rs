@@ -10,8 +10,11 @@ pub struct Finding {
     /// The function that does it.
     pub function: String,
     pub kind: Kind,
-    /// From the root to there, for the reader.
-    pub story: String,
+    /// The instruction, or the function that it calls.
+    pub what: String,
+    pub at: u64,
+    /// From the root to the function.
+    pub chain: String,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,8 +59,8 @@ pub fn walk(program: &Program, ours: &[&str], roots: &[&Function]) -> Walk {
 struct Walker<'a> {
     program: &'a Program,
     ours: &'a [&'a str],
-    /// Where functions begin that were reached, and from which instruction of which function.
-    reached: BTreeMap<u64, Option<(u64, u64)>>,
+    /// Where code begins that was reached, and from where: roots from nowhere.
+    reached: BTreeMap<u64, Option<u64>>,
     to_do: Vec<u64>,
     walk: Walk,
 }
@@ -108,7 +111,7 @@ impl Walker<'_> {
             Some(function) if self.may_call(&function.name) => {
                 self.reached.entry(target).or_insert_with(|| {
                     self.to_do.push(target);
-                    Some((start, address))
+                    Some(start)
                 });
             }
             Some(function) => {
@@ -131,13 +134,13 @@ impl Walker<'_> {
     fn find(&mut self, start: u64, address: u64, kind: Kind, what: &str) {
         let name = |at| self.program.function(at).map_or("?", |function| function.name.as_str());
         let (mut chain, mut place) = (vec![name(start)], start);
-        while let Some(Some((caller, _))) = self.reached.get(&place) {
+        while let Some(Some(caller)) = self.reached.get(&place) {
             chain.push(name(*caller));
             place = *caller;
         }
         chain.reverse();
-        let story = format!("{} -> {what} (at {address:#x})", chain.join(" -> "));
-        self.walk.findings.push(Finding { function: name(start).to_owned(), kind, story });
+        let (function, chain) = (name(start).to_owned(), chain.join(" -> "));
+        self.walk.findings.push(Finding { function, kind, what: what.to_owned(), at: address, chain });
     }
 
     /// Code of our own, of `core` but for what panics, and the helpers for atomic operations that the compiler
