@@ -110,7 +110,7 @@ pub(super) fn state(tid: i32) -> &'static str {
     }
 }
 
-fn read<'a>(tid: i32, file: Path, buffer: &'a mut [u8]) -> Result<&'a [u8], Errno> {
+fn read(tid: i32, file: Path, buffer: &mut [u8]) -> Result<&[u8], Errno> {
     let fd = Fd::open(with_number(file, tid).as_slice(), 0)?;
     let mut filled = 0;
     while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
