@@ -163,7 +163,7 @@ fn nothing_that_usually_wants_a_second_thought() {
 fn held_code_neither_allocates_nor_locks_nor_prints() {
     // The part of the quiesce between the first signal and the release, and what it calls.
     let quiesce = sources_text("src/threads/quiesce.rs");
-    let (_, held) = quiesce.split_once("fn gather(").unwrap();
+    let (_, held) = quiesce.split_once("fn while_held<").unwrap();
     let (held, _) = held.split_once("fn why_not_parked").unwrap();
     let writer = sources_text("src/memory/writer.rs");
     let (_, write) = writer.split_once("pub(crate) fn write(").unwrap();

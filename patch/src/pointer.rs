@@ -48,7 +48,7 @@ pub trait FnPointer: Copy + fmt::Pointer + Send + Sync + 'static {
 impl<F: Copy + fmt::Pointer + Send + Sync + 'static> FnPointer for F {
     #[inline]
     fn address(pointer: Self) -> *const () {
-        const { assert!(size_of::<F>() == size_of::<*const ()>(), "not a thin function pointer") };
+        const { assert_thin::<F>() };
         // SAFETY: both are one pointer wide, as just checked. The bound leaves function pointers, references,
         // and the like, whose bytes are an initialized address, which every raw pointer may hold.
         unsafe { transmute_copy(&pointer) }
@@ -56,11 +56,17 @@ impl<F: Copy + fmt::Pointer + Send + Sync + 'static> FnPointer for F {
 
     #[inline]
     unsafe fn from_address(address: *const ()) -> F {
-        const { assert!(size_of::<F>() == size_of::<*const ()>(), "not a thin function pointer") };
+        const { assert_thin::<F>() };
         // SAFETY: both are one pointer wide, as just checked; the caller promises that a function of type `F`
         // is at the address, which also means that it is not null.
         unsafe { transmute_copy(&address) }
     }
+}
+
+/// Where code is made for an `F` of another size, the compiler shows who calls this and why not.
+#[track_caller]
+const fn assert_thin<F>() {
+    assert!(size_of::<F>() == size_of::<*const ()>(), "not a thin function pointer");
 }
 
 #[cfg(test)]

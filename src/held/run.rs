@@ -60,10 +60,8 @@ pub(crate) unsafe extern "C" fn run(steps: *const Step, answer: *mut i64) -> *co
         "je 33f",
         "cmp eax, 4",
         "je 34f",
-        "cmp eax, 5",
-        "je 35f",
-        "cmp eax, 6",
-        "je 36f",
+        #[cfg(feature = "fault-injection")]
+        "cmp eax, 5; je 35f; cmp eax, 6; je 36f",
         "cmp eax, 7",
         "je 37f",
         "xor eax, eax", // END
@@ -107,12 +105,10 @@ pub(crate) unsafe extern "C" fn run(steps: *const Step, answer: *mut i64) -> *co
         "mov rax, qword ptr [rbx + 16]",
         "mov qword ptr [rdi], rax",
         "jmp 21b",
-        "35:", // WITNESS
-        "call qword ptr [rbx + 8]",
-        "jmp 21b",
-        "36:", // FAIL
-        "mov rax, qword ptr [rbx + 8]",
-        "jmp 28b",
+        #[cfg(feature = "fault-injection")]
+        "35: call qword ptr [rbx + 8]; jmp 21b", // WITNESS
+        #[cfg(feature = "fault-injection")]
+        "36: mov rax, qword ptr [rbx + 8]; jmp 28b", // FAIL
         "37:", // CALL_KERNEL_OR_DIE
         "mov r13d, 10000",
         "38:",
@@ -167,10 +163,8 @@ pub(crate) unsafe extern "C" fn run(steps: *const Step, answer: *mut i64) -> *co
         "b.eq 33f",
         "cmp x9, #4",
         "b.eq 34f",
-        "cmp x9, #5",
-        "b.eq 35f",
-        "cmp x9, #6",
-        "b.eq 36f",
+        #[cfg(feature = "fault-injection")]
+        "cmp x9, #5; b.eq 35f; cmp x9, #6; b.eq 36f",
         "cmp x9, #7",
         "b.eq 37f",
         "cmp x9, #8",
@@ -221,13 +215,10 @@ pub(crate) unsafe extern "C" fn run(steps: *const Step, answer: *mut i64) -> *co
         "ldp x0, x1, [x19, #8]",
         "str x1, [x0]",
         "b 21b",
-        "35:", // WITNESS
-        "ldr x9, [x19, #8]",
-        "blr x9",
-        "b 21b",
-        "36:", // FAIL
-        "ldr x0, [x19, #8]",
-        "b 28b",
+        #[cfg(feature = "fault-injection")]
+        "35: ldr x9, [x19, #8]; blr x9; b 21b", // WITNESS
+        #[cfg(feature = "fault-injection")]
+        "36: ldr x0, [x19, #8]; b 28b", // FAIL
         "37:", // CALL_KERNEL_OR_DIE
         "mov w21, #10000",
         "38:",

@@ -62,14 +62,22 @@ pub(crate) struct Writer {
     undo_from: Vec<usize>,
 }
 
-/// What a step of the forward script is for.
+/// What it means that a step of the forward script failed. As data: of a `match` over kinds of steps the compiler
+/// could make a table of addresses to jump to, which cannot be followed.
 #[derive(Debug, Clone, Copy)]
-enum Meaning {
-    CompareOld(usize),
-    Open(usize),
-    ReadBack { run: usize, change: usize },
-    Barrier,
-    CannotFail,
+struct Meaning {
+    /// The number of the error will be the kernel's.
+    failure: WriteFailure,
+    /// A run of which only some pages may have become writable.
+    half_open: Option<usize>,
+    /// How many runs are complete then, and have to be undone.
+    complete: usize,
+}
+
+impl Meaning {
+    fn refused(step: &'static str, complete: usize) -> Self {
+        Self { failure: WriteFailure::Kernel(step, Errno(0)), half_open: None, complete }
+    }
 }
 
 /// Page-aligned bytes, and which changes lie in them.
@@ -114,41 +122,36 @@ impl Writer {
         // SAFETY: `prepare` put in only addresses of changes and cells; the proof says that no thread runs
         // on pages that are not executable for a moment; the routine itself is on none of them.
         let Err((step, errno)) = (unsafe { self.forward.run_from(0) }) else { return Ok(()) };
-        let (failure, complete_runs) = match self.meanings.get(step) {
-            Some(Meaning::CompareOld(change)) => (WriteFailure::Modified(*change), 0),
-            Some(Meaning::Open(run)) => {
-                if let Some(close) = self.close.get(*run) {
-                    // SAFETY: as above.
-                    let _ = unsafe { close.run_from(0) };
-                }
-                (WriteFailure::Kernel("make code writable", errno), *run)
-            }
-            Some(Meaning::ReadBack { run, change }) => (WriteFailure::NotWritten(*change), run + 1),
-            Some(Meaning::Barrier) => {
-                (WriteFailure::Kernel("synchronise the cores (membarrier)", errno), self.undo_from.len())
-            }
-            Some(Meaning::CannotFail) | None => {
-                (WriteFailure::Kernel("write code", errno), self.undo_from.len())
-            }
-        };
-        if let Some(from) = complete_runs.checked_sub(1).and_then(|last| self.undo_from.get(last)) {
+        let unknown = || Meaning::refused("write code", self.undo_from.len());
+        let meaning = self.meanings.get(step).copied().unwrap_or_else(unknown);
+        if let Some(close) = meaning.half_open.and_then(|run| self.close.get(run)) {
+            // SAFETY: as above.
+            let _ = unsafe { close.run_from(0) };
+        }
+        if let Some(from) = meaning.complete.checked_sub(1).and_then(|last| self.undo_from.get(last)) {
             // SAFETY: as above; puts the old bytes back where the new ones are.
             let _ = unsafe { self.undo.run_from(*from) };
         }
-        Err(failure)
+        Err(match meaning.failure {
+            WriteFailure::Kernel(step, _) => WriteFailure::Kernel(step, errno),
+            other => other,
+        })
     }
 
     fn lay_out_forward(&mut self, runs: &[Run], pointers: &[PointerChange]) {
         let Self { changes, forward, meanings, .. } = self;
         let mut mark = |script: &Script, meaning| meanings.resize(script.len(), meaning);
+        let cannot_fail = Meaning::refused("write code", runs.len());
         for (number, change) in changes.iter().enumerate() {
             forward.compare(change.address, change.old.as_ptr() as u64, change.old.len() as u64);
-            mark(forward, Meaning::CompareOld(number));
+            let failure = WriteFailure::Modified(number);
+            mark(forward, Meaning { failure, half_open: None, complete: 0 });
         }
         for (number, run) in runs.iter().enumerate() {
             let len = run.pages.end - run.pages.start;
             forward.protect(run.pages.start, len, RW);
-            mark(forward, Meaning::Open(number));
+            let half_open = Some(number);
+            mark(forward, Meaning { half_open, ..Meaning::refused("make code writable", number) });
             #[cfg(feature = "fault-injection")]
             if let Some(function) = crate::fault::current_witness().filter(|_| number == 0) {
                 forward.witness(function);
@@ -160,21 +163,22 @@ impl Writer {
             for change in changes.get(run.changes.clone()).unwrap_or(&[]) {
                 forward.cohere(change.address, change.new.len() as u64);
             }
-            mark(forward, Meaning::CannotFail);
+            mark(forward, cannot_fail);
             for (place, change) in run.changes.clone().zip(changes.get(run.changes.clone()).unwrap_or(&[])) {
                 forward.compare(change.address, change.new.as_ptr() as u64, change.new.len() as u64);
-                mark(forward, Meaning::ReadBack { run: number, change: place });
+                let failure = WriteFailure::NotWritten(place);
+                mark(forward, Meaning { failure, half_open: None, complete: number + 1 });
             }
         }
         if !runs.is_empty() && coherence::has_barrier() {
             forward.barrier();
-            mark(forward, Meaning::Barrier);
+            mark(forward, Meaning::refused("synchronise the cores (membarrier)", runs.len()));
         }
         for pointer in pointers {
             forward.store(pointer.cell, pointer.value);
         }
         forward.finish();
-        mark(forward, Meaning::CannotFail);
+        mark(forward, cannot_fail);
     }
 
     fn lay_out_undo(&mut self, runs: &[Run]) {

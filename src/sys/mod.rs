@@ -91,6 +91,7 @@ pub(crate) fn futex_wake_all(word: &std::sync::atomic::AtomicU32) {
 }
 
 const PIECES: usize = 17;
+const PAGE: u64 = 4096;
 
 /// Reads from `address` as much of `buffer` as is mapped (process_vm_readv(2) on ourselves, which
 /// answers EFAULT where a plain load would kill the process; by the number of this thread, since the process's
@@ -98,16 +99,14 @@ const PIECES: usize = 17;
 pub(crate) fn read_memory(address: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
     let local = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     // In whole pages, so that what is mapped before a hole is answered.
-    let mut remote = [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; PIECES];
-    let (mut place, mut left, mut pieces) = (address, buffer.len() as u64, 0usize);
-    for piece in &mut remote {
-        let here = left.min(4096 - place % 4096);
-        if here == 0 {
-            break;
-        }
-        *piece = libc::iovec { iov_base: place as *mut libc::c_void, iov_len: here as usize };
-        (place, left, pieces) = (place.saturating_add(here), left - here, pieces + 1);
-    }
+    let (first, end) = (address & !(PAGE - 1), address.saturating_add(buffer.len() as u64));
+    // Each piece is computed by itself: an array of nothing that is filled afterwards would take a memset.
+    let remote: [libc::iovec; PIECES] = std::array::from_fn(|number| {
+        let page = first.saturating_add(number as u64 * PAGE);
+        let (start, end) = (page.max(address), page.saturating_add(PAGE).min(end));
+        libc::iovec { iov_base: start as *mut libc::c_void, iov_len: end.saturating_sub(start) as usize }
+    });
+    let pieces = (end - first).div_ceil(PAGE).min(PIECES as u64) as usize;
     let (local, remote) = ((&raw const local) as usize, remote.as_ptr() as usize);
     // SAFETY: the kernel writes into `buffer` only, and checks the remote addresses itself.
     unsafe { call(libc::SYS_process_vm_readv, [gettid() as usize, local, 1, remote, pieces, 0]) }
@@ -220,5 +219,13 @@ mod tests {
         let mut copy = [0u8; 9000];
         assert_eq!(read_memory(known.as_ptr() as u64, &mut copy), Ok(9000));
         assert_eq!(known, copy);
+        // From the middle of a page over a whole one to the middle of the next.
+        let (numbers, mut copy) = (std::array::from_fn::<u8, 9000, _>(|n| (n % 251) as u8), [0u8; 6000]);
+        for start in [0, 1, 95, 96, 2000, 3000] {
+            let part = &numbers[start..start + 6000];
+            assert_eq!(read_memory(part.as_ptr() as u64, &mut copy), Ok(6000));
+            assert_eq!(part, copy);
+        }
+        assert_eq!(read_memory(known.as_ptr() as u64 | 1, &mut []), Ok(0));
     }
 }

@@ -1,15 +1,16 @@
 //! `Stop`: every other thread is asked by a signal to park, and the hold counts only when each of them
 //! has, stands at a safe address and has no dangerous address on its stack.
 //!
-//! Everything is prepared by [`Crew::assemble`]; [`Crew::hold`] allocates nothing, takes no lock and
-//! cannot panic. Whatever goes wrong in it, dropping the guard lets every thread go, with nothing changed.
+//! Everything is prepared by [`Crew::assemble`]; [`Crew::while_held`] allocates nothing, takes no lock and
+//! cannot panic, nor can what it calls: the test `held_code` decodes it. Whatever goes wrong in it, dropping the
+//! guard lets every thread go, with nothing changed.
 
 use super::list::{Pass, TaskFolder};
 use super::rendezvous::{Place, Table, Ticket};
 use super::safe_point::{Danger, Verdict, judge};
 use super::signal::{self, MEETING};
 use super::stack::{Found, Scratch, search};
-use super::task::{self, Kind};
+use super::task::{self, Kind, Stat};
 use crate::error::{Error, NotSafe, ThreadName};
 use crate::proof::Quiescent;
 use crate::sys::{self, Errno, SignalsBlocked};
@@ -33,6 +34,7 @@ pub(crate) struct Crew<'a> {
     ignored: Vec<i32>,
     /// In the order of the folder; as long as the table at most.
     members: Vec<Member>,
+    stat: Stat,
     scratch: Scratch,
     /// The mappings that can be stacks (start, end), sorted; and how to learn them.
     stacks: Vec<(u64, u64)>,
@@ -68,28 +70,21 @@ enum Trouble {
     Kernel(&'static str, Errno),
 }
 
-/// While it lives all other threads are parked; dropping it lets them go.
+/// What was done while all threads were held.
 #[derive(Debug)]
-pub(crate) struct Hold {
-    since: u64,
-    threads: usize,
-    // Dropped after the release: the mask comes back last.
-    _mask: SignalsBlocked,
+pub(crate) struct Done<T> {
+    pub(crate) answer: T,
+    /// How many threads were held.
+    pub(crate) threads: usize,
+    /// From the first signal to the release.
+    pub(crate) time: Duration,
 }
 
-impl Hold {
-    /// Proof for the code writer.
-    pub(crate) fn proof(&self) -> Quiescent<'_> {
-        Quiescent::while_held(self)
-    }
-
-    /// Lets all threads go; how many were held, and how long at most.
-    pub(crate) fn release(self) -> (usize, Duration) {
-        let (since, threads) = (self.since, self.threads);
-        let until = sys::now();
-        drop(self);
-        (threads, Duration::from_nanos(until.saturating_sub(since)))
-    }
+/// From the first signal on; dropping it lets all threads go.
+#[derive(Debug)]
+struct Hold {
+    // Dropped after the release: the mask comes back last.
+    _mask: SignalsBlocked,
 }
 
 impl Drop for Hold {
@@ -109,7 +104,7 @@ impl<'a> Crew<'a> {
     ) -> Result<Self, Error> {
         let folder = TaskFolder::open().map_err(kernel("open /proc/self/task"))?;
         let ignored = ignored.to_vec();
-        let (me, scratch) = (sys::gettid(), Scratch::new());
+        let (me, stat, scratch) = (sys::gettid(), Stat::new(), Scratch::new());
         let mut crew = Self {
             me,
             signal: 0,
@@ -117,6 +112,7 @@ impl<'a> Crew<'a> {
             folder,
             ignored,
             members: Vec::new(),
+            stat,
             scratch,
             stacks: Vec::new(),
             list_stacks,
@@ -129,18 +125,20 @@ impl<'a> Crew<'a> {
         Ok(crew)
     }
 
-    /// Holds all threads, none of them inside `dangers` (sorted, apart); tries until `deadline`
-    /// (nanoseconds of [`sys::now`]), `waited` being what the whole wait is called in an error.
-    pub(crate) fn hold(
+    /// Holds all threads, none of them inside `dangers` (sorted, apart), does `work`, and lets them go; tries
+    /// until `deadline` (nanoseconds of [`sys::now`]), `waited` being what the whole wait is called in an error.
+    /// `work` must neither allocate nor lock nor panic.
+    pub(crate) fn hold<T>(
         &mut self,
         dangers: &[Danger],
         deadline: u64,
         waited: Duration,
-    ) -> Result<Hold, Error> {
+        work: impl Fn(&Quiescent<'_>) -> T,
+    ) -> Result<Done<T>, Error> {
         let (mut pause, mut telling) = (FIRST_PAUSE, None);
         loop {
-            let trouble = match self.try_hold(dangers, deadline) {
-                Ok(hold) => return Ok(hold),
+            let trouble = match self.try_hold(dangers, deadline, &work) {
+                Ok(done) => return Ok(done),
                 Err(trouble) => trouble,
             };
             let late = sys::now() >= deadline;
@@ -175,8 +173,9 @@ impl<'a> Crew<'a> {
         let mut tids = Vec::new();
         self.folder.pass(|tid| tids.push(tid)).map_err(kernel("list the threads in /proc/self/task"))?;
         let others = tids.into_iter().filter(|tid| *tid != self.me && !self.ignored.contains(tid));
+        let stat = &mut self.stat;
         self.members = others
-            .map(|tid| match task::kind(tid) {
+            .map(|tid| match stat.kind(tid) {
                 Kind::Ordinary => Member { tid, standing: Standing::Known },
                 Kind::Passed => Member { tid, standing: Standing::Passed },
                 Kind::Gone => Member { tid, standing: Standing::Gone },
@@ -188,19 +187,41 @@ impl<'a> Crew<'a> {
     }
 
     /// One attempt. The threads are free again when it fails.
-    fn try_hold(&mut self, dangers: &[Danger], deadline: u64) -> Result<Hold, Trouble> {
+    fn try_hold<T>(
+        &mut self,
+        dangers: &[Danger],
+        deadline: u64,
+        work: &impl Fn(&Quiescent<'_>) -> T,
+    ) -> Result<Done<T>, Trouble> {
         self.table = empty_table(deadline).ok_or(Trouble::Thread(self.me, NotSafe::StillLeaving))?;
         signal::make_room(self.table, self.members.capacity());
         let mask = SignalsBlocked::new()
             .map_err(|errno| Trouble::Kernel("block the signals of this thread", errno))?;
         crate::fault::reached(crate::fault::Stage::Prepared);
+        self.while_held(mask, dangers, deadline, work)
+    }
+
+    /// All that is done from the first signal to the release. A function of its own, so that the test `held_code`
+    /// finds it in a program and can follow it.
+    #[inline(never)]
+    fn while_held<T>(
+        &mut self,
+        mask: SignalsBlocked,
+        dangers: &[Danger],
+        deadline: u64,
+        work: &impl Fn(&Quiescent<'_>) -> T,
+    ) -> Result<Done<T>, Trouble> {
         let epoch = MEETING.begin(self.words());
-        let mut hold = Hold { since: sys::now(), threads: 0, _mask: mask };
+        let hold = Hold { _mask: mask };
+        let since = sys::now();
         self.gather(epoch, deadline)?;
         self.examine(dangers, deadline)?;
-        hold.threads = self.asked().count();
+        let threads = self.asked().count();
         crate::fault::reached(crate::fault::Stage::Quiesced);
-        Ok(hold)
+        let answer = work(&Quiescent::while_held(&hold));
+        let time = Duration::from_nanos(sys::now().saturating_sub(since));
+        drop(hold);
+        Ok(Done { answer, threads, time })
     }
 
     /// Asks until everybody has parked: the last pass starts after all known threads have, sees
@@ -256,7 +277,7 @@ impl<'a> Crew<'a> {
         let mut same = true;
         for number in 0..self.members.len() {
             let Some(member) = self.members.get_mut(number) else { break };
-            if member.standing == Standing::Passed && task::kind(member.tid) == Kind::Ordinary {
+            if member.standing == Standing::Passed && self.stat.kind(member.tid) == Kind::Ordinary {
                 member.standing = Standing::Known;
                 self.ask(number, epoch)?;
                 same = false;
@@ -267,7 +288,7 @@ impl<'a> Crew<'a> {
 
     fn classify(&mut self, place: usize) {
         if let Some(member) = self.members.get_mut(place) {
-            match task::kind(member.tid) {
+            match self.stat.kind(member.tid) {
                 Kind::Ordinary => {}
                 Kind::Passed => member.standing = Standing::Passed,
                 Kind::Gone => member.standing = Standing::Gone,
@@ -335,7 +356,7 @@ impl<'a> Crew<'a> {
     fn strike_out_the_ended(&mut self) {
         for (member, place) in self.members.iter_mut().zip(signal::places(self.table)) {
             if member.standing == Standing::Asked && !place.taken() {
-                match task::kind(member.tid) {
+                match self.stat.kind(member.tid) {
                     Kind::Ordinary => {}
                     // The order matters: it may have parked before it was looked at, never after it ended.
                     _ if place.taken() => {}

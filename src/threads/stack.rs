@@ -55,10 +55,8 @@ pub(super) fn search(
             Ok(count) => count,
             Err(errno) => return Found::Unreadable(errno),
         };
-        for word in buffer.get(..count).unwrap_or(&[]).chunks_exact(8) {
-            let mut bytes = [0; 8];
-            bytes.copy_from_slice(word);
-            let address = u64::from_ne_bytes(bytes);
+        for word in buffer.get(..count).unwrap_or(&[]).as_chunks().0 {
+            let address = u64::from_ne_bytes(*word);
             if find(address, dangers).is_some() {
                 return Found::Address(address);
             }

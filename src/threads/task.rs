@@ -3,8 +3,17 @@
 
 use crate::sys::{Errno, Fd};
 
-/// Room for a path below `/proc/self/task`, NUL included.
-type Path = [u8; 48];
+/// The path of a file of a thread. Between the folder and the file are slashes, of which a path may have any
+/// number; the last of them give way to the digits of the thread's number. So nothing is copied from place to place,
+/// which the compiler would leave to memcpy.
+type Path = [u8; 40];
+
+const FOLDER: &[u8; 16] = b"/proc/self/task/";
+const DIGITS: std::ops::Range<usize> = FOLDER.len()..FOLDER.len() + 10;
+const STAT: Path = path_of(b"stat");
+const STATUS: Path = path_of(b"status");
+const SYSCALL: Path = path_of(b"syscall");
+const COMM: Path = path_of(b"comm");
 
 /// How a thread is to be treated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,14 +29,23 @@ pub(super) enum Kind {
 /// PF_IO_WORKER and PF_USER_WORKER of include/linux/sched.h.
 const KERNEL_WORKER: u64 = 0x10 | 0x4000;
 
-/// The kind of thread `tid`.
-pub(super) fn kind(tid: i32) -> Kind {
-    let mut buffer = [0u8; 1024];
-    match read(tid, b"/stat", &mut buffer) {
-        Ok(text) => parse_stat(text),
-        Err(Errno(libc::ENOENT | libc::ESRCH)) => Kind::Gone,
-        // What cannot be read is held like any other.
-        Err(_) => Kind::Ordinary,
+/// Reads `stat` of threads into a buffer that was made before threads are held.
+#[derive(Debug)]
+pub(super) struct Stat(Box<[u8; 1024]>);
+
+impl Stat {
+    pub(super) fn new() -> Self {
+        Self(Box::new([0; 1024]))
+    }
+
+    /// The kind of thread `tid`.
+    pub(super) fn kind(&mut self, tid: i32) -> Kind {
+        match read(tid, STAT, self.0.as_mut_slice()) {
+            Ok(text) => parse_stat(text),
+            Err(Errno(libc::ENOENT | libc::ESRCH)) => Kind::Gone,
+            // What cannot be read is held like any other.
+            Err(_) => Kind::Ordinary,
+        }
     }
 }
 
@@ -47,7 +65,7 @@ fn parse_stat(text: &[u8]) -> Kind {
 /// The signals that thread `tid` blocks, bit n-1 for signal n.
 pub(super) fn blocked(tid: i32) -> Option<u64> {
     let mut buffer = [0u8; 4096];
-    let text = read(tid, b"/status", &mut buffer).ok()?;
+    let text = read(tid, STATUS, &mut buffer).ok()?;
     let line = text.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"SigBlk:\t"))?;
     number(line, 16)
 }
@@ -55,7 +73,7 @@ pub(super) fn blocked(tid: i32) -> Option<u64> {
 /// The signals that thread `tid` waits for in rt_sigtimedwait, which no mask shows.
 pub(super) fn awaited(tid: i32) -> u64 {
     let mut buffer = [0u8; 256];
-    let Ok(text) = read(tid, b"/syscall", &mut buffer) else { return 0 };
+    let Ok(text) = read(tid, SYSCALL, &mut buffer) else { return 0 };
     let mut words = text.split(|byte| *byte == b' ');
     let number_of_call = words.next().and_then(|word| number(word, 10));
     if number_of_call != Some(libc::SYS_rt_sigtimedwait as u64) {
@@ -72,14 +90,14 @@ pub(super) fn awaited(tid: i32) -> u64 {
 /// The thread's name, for reports; may allocate.
 pub(crate) fn name(tid: i32) -> String {
     let mut buffer = [0u8; 64];
-    let text = read(tid, b"/comm", &mut buffer).unwrap_or(b"?");
+    let text = read(tid, COMM, &mut buffer).unwrap_or(b"?");
     String::from_utf8_lossy(text).trim_end().to_owned()
 }
 
 /// The letter of the thread's state and a word for it, for reports.
 pub(super) fn state(tid: i32) -> &'static str {
     let mut buffer = [0u8; 1024];
-    let Ok(text) = read(tid, b"/stat", &mut buffer) else { return "gone" };
+    let Ok(text) = read(tid, STAT, &mut buffer) else { return "gone" };
     let Some(end) = text.iter().rposition(|byte| *byte == b')') else { return "unknown" };
     match text.get(end + 2) {
         Some(b'R') => "running",
@@ -92,8 +110,8 @@ pub(super) fn state(tid: i32) -> &'static str {
     }
 }
 
-fn read<'a>(tid: i32, file: &[u8], buffer: &'a mut [u8]) -> Result<&'a [u8], Errno> {
-    let fd = Fd::open(path(tid, file).as_slice(), 0)?;
+fn read(tid: i32, file: Path, buffer: &mut [u8]) -> Result<&[u8], Errno> {
+    let fd = Fd::open(with_number(file, tid).as_slice(), 0)?;
     let mut filled = 0;
     while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
         match fd.read(rest)? {
@@ -104,23 +122,29 @@ fn read<'a>(tid: i32, file: &[u8], buffer: &'a mut [u8]) -> Result<&'a [u8], Err
     Ok(buffer.get(..filled).unwrap_or(&[]))
 }
 
-/// `/proc/self/task/TID` and `file`, padded with NULs.
-fn path(tid: i32, file: &[u8]) -> Path {
-    let mut path: Path = [0; 48];
-    let mut digits = [0u8; 10];
+/// The path of `file` without a thread's number, padded with NULs.
+const fn path_of(file: &[u8]) -> Path {
+    let mut path: Path = [0; 40];
+    let mut place = 0;
+    while place <= DIGITS.end + file.len() {
+        path[place] = match place {
+            _ if place < FOLDER.len() => FOLDER[place],
+            _ if place <= DIGITS.end => b'/',
+            _ => file[place - DIGITS.end - 1],
+        };
+        place += 1;
+    }
+    path
+}
+
+fn with_number(mut path: Path, tid: i32) -> Path {
     let mut rest = tid.unsigned_abs();
-    let mut first = digits.len();
-    loop {
-        first -= 1;
-        digits[first] = b'0' + (rest % 10) as u8;
+    for place in path[DIGITS].iter_mut().rev() {
+        *place = b'0' + (rest % 10) as u8;
         rest /= 10;
         if rest == 0 {
             break;
         }
-    }
-    let parts = b"/proc/self/task/".iter().chain(&digits[first..]).chain(file);
-    for (place, byte) in path.iter_mut().zip(parts) {
-        *place = *byte;
     }
     path
 }
@@ -152,12 +176,18 @@ mod tests {
     #[test]
     fn own_thread() {
         let tid = crate::sys::gettid();
-        assert_eq!(kind(tid), Kind::Ordinary);
+        assert_eq!(Stat::new().kind(tid), Kind::Ordinary);
         assert_eq!(state(tid), "running");
         assert!(blocked(tid).is_some());
         assert_eq!(awaited(tid), 0);
         assert!(!name(tid).is_empty());
-        assert_eq!(kind(i32::MAX), Kind::Gone);
+        assert_eq!(Stat::new().kind(i32::MAX), Kind::Gone);
+    }
+
+    #[test]
+    fn paths() {
+        assert_eq!(&with_number(STAT, 7)[..32], b"/proc/self/task//////////7/stat\0");
+        assert_eq!(&with_number(SYSCALL, i32::MAX)[..35], b"/proc/self/task/2147483647/syscall\0");
     }
 
     #[test]

@@ -139,12 +139,9 @@ fn carry_out(work: Work, options: &Options, changes: &[Change], map: &MemoryMap)
     let stacks = || MemoryMap::read()?.ranges(|mapping| mapping.readable && mapping.writable);
     let mut crew = Crew::assemble(&options.ignored_threads, &stacks)?;
     let deadline = Deadline::of(options);
-    let hold = crew.hold(&work.dangers, deadline.at, deadline.after)?;
-    // From here to the release: no allocation, lock, panic, log, std I/O.
-    let written = writer.write(&hold.proof());
-    let (threads, time) = hold.release();
-    match written {
-        Ok(()) => Ok(Held { threads, time }),
+    let done = crew.hold(&work.dangers, deadline.at, deadline.after, |proof| writer.write(proof))?;
+    match done.answer {
+        Ok(()) => Ok(Held { threads: done.threads, time: done.time }),
         Err(failure) => Err(explain(failure, &writer, changes)),
     }
 }

@@ -11,6 +11,9 @@
 mod bad_input;
 mod by_hand;
 mod bytes;
+// Nothing in it depends on the machine, and emulated compilers are slow.
+#[cfg(target_arch = "x86_64")]
+mod compile_fail;
 #[cfg(target_arch = "x86_64")]
 mod copies;
 mod errors;
@@ -19,6 +22,7 @@ mod fork;
 #[cfg(target_arch = "x86_64")]
 mod format;
 mod held;
+mod held_code;
 mod loading;
 mod many;
 mod modules;

@@ -7,11 +7,16 @@ const MARK: &str = "MIDFLIGHT_TEST_CHILD";
 /// In the parent: runs test `name` (its path in this binary) in a child, and passes on how it went. In the
 /// child: runs `body`.
 pub fn run(name: &str, body: impl FnOnce()) {
+    run_with(name, &[], body);
+}
+
+/// As [`run`], with variables in the child's environment.
+pub fn run_with(name: &str, environment: &[(&str, &str)], body: impl FnOnce()) {
     if std::env::var(MARK).as_deref() == Ok(name) {
         super::alloc::watch();
         return body();
     }
-    let output = output(name);
+    let output = output(name, environment);
     print!("{}", output.0);
     assert!(output.1, "the child that ran {name} failed:\n{}", output.0);
 }
@@ -21,15 +26,16 @@ pub fn must_die(name: &str, last_words: &str, body: impl FnOnce()) {
     if std::env::var(MARK).as_deref() == Ok(name) {
         return body();
     }
-    let (text, lived) = output(name);
+    let (text, lived) = output(name, &[]);
     assert!(!lived, "the child that ran {name} should have died:\n{text}");
     assert!(text.contains(last_words), "the child that ran {name} died otherwise:\n{text}");
 }
 
-fn output(name: &str) -> (String, bool) {
+fn output(name: &str, environment: &[(&str, &str)]) -> (String, bool) {
     let child = Command::new(std::env::current_exe().unwrap())
         .args([name, "--exact", "--nocapture", "--test-threads=1"])
         .env(MARK, name)
+        .envs(environment.iter().copied())
         .stdin(Stdio::null())
         .output()
         .unwrap();

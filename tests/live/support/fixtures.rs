@@ -101,24 +101,41 @@ pub fn rustc(folder: &Folder, name: &str, source: &str, arguments: &[&str]) -> P
 /// The patch library in Rust of `tests/fixtures/rust_patch`, built once.
 pub fn rust_patch() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| cargo_build("rust_patch"))
+    BUILT.get_or_init(|| patch_library("rust_patch"))
 }
 
 /// The patch library in Rust of `tests/fixtures/panics`, built once.
 pub fn panics() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| cargo_build("panics"))
+    BUILT.get_or_init(|| patch_library("panics"))
 }
 
 /// The cdylib of a package of this workspace.
-fn cargo_build(package: &str) -> PathBuf {
+fn patch_library(package: &str) -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("rust_patch");
+    cargo_build(&["--package", package], &target);
+    target.join(format!("debug/lib{package}.so"))
+}
+
+/// The program of `tests/fixtures/plain_host`, built once, optimised and with midflight as users have it. In the
+/// folder of all release builds, since what other commands have built there serves here.
+pub fn plain_host() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+        cargo_build(&["--release", "--package", "plain_host"], target);
+        target.join("release/plain_host")
+    })
+}
+
+fn cargo_build(arguments: &[&str], target: &Path) {
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-        .args(["build", "--quiet", "--package", package, "--target-dir"])
-        .arg(&target)
+        .args(["build", "--quiet"])
+        .args(arguments)
+        .arg("--target-dir")
+        .arg(target)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    target.join(format!("debug/lib{package}.so"))
 }

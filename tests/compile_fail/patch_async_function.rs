@@ -1,0 +1,7 @@
+midflight_patch::patch! {
+    name: "mine",
+    #[replaces("app::old")]
+    async fn new() {}
+}
+
+fn main() {}

@@ -1,0 +1,6 @@
+midflight_patch::patch! {
+    name: "mine",
+    fn new() {}
+}
+
+fn main() {}

@@ -1,0 +1,6 @@
+midflight_patch::patch! {
+    name: "one",
+    name: "two",
+}
+
+fn main() {}

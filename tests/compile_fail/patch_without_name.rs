@@ -1,0 +1,6 @@
+midflight_patch::patch! {
+    #[replaces("app::old")]
+    fn new() {}
+}
+
+fn main() {}
