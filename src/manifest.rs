@@ -12,7 +12,9 @@ use std::collections::hash_map::Entry;
 
 use midflight_patch::format;
 
-use crate::elf::{self, Build, Dynamic, FileKind, Image, Machine, Pointer, Relocations, Section};
+use crate::elf::{
+    self, Build, Dynamic, FileKind, Image, Interposable, Machine, Pointer, Relocations, Section,
+};
 use crate::error::file::PatchFault;
 
 /// A pointer-sized cell.
@@ -28,6 +30,8 @@ pub(crate) struct Manifest {
     pub(crate) attach: Option<u64>,
     /// Symbols that must be found elsewhere.
     pub(crate) undefined: Vec<String>,
+    /// Own definitions that it may find bound to others.
+    pub(crate) interposable: Interposable,
     /// Libraries that are loaded with it.
     pub(crate) needed: Vec<String>,
     pub(crate) build_id: Option<Vec<u8>>,
@@ -75,6 +79,7 @@ pub(crate) fn parse(bytes: &[u8], machine: Machine) -> Result<Manifest, PatchFau
         replacements: records.replacements,
         attach: records.attach,
         undefined: image.undefined(bytes)?,
+        interposable: image.interposable(bytes, &dynamic)?,
         needed: dynamic.needed,
         build_id: image.build_id(bytes),
         build: image.build(bytes),

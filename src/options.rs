@@ -23,6 +23,8 @@ pub struct Options {
     pub(crate) every_copy: bool,
     /// A function may be another one as well.
     pub(crate) folded_code: bool,
+    /// May definitions of the program take the place of a patch library's own?
+    pub(crate) interposed: bool,
     /// May the Rust code of a patch library be built otherwise than its targets?
     pub(crate) other_runtime: bool,
 }
@@ -35,6 +37,7 @@ impl Options {
             ignored_threads: Vec::new(),
             every_copy: false,
             folded_code: false,
+            interposed: false,
             other_runtime: false,
         }
     }
@@ -63,6 +66,15 @@ impl Options {
     #[must_use]
     pub fn folded_code(mut self) -> Self {
         self.folded_code = true;
+        self
+    }
+
+    /// Allows a patch library of which some functions or variables bear names that the program exports. Wherever the
+    /// library refers to them it gets the program's, as the dynamic linker does with any library; otherwise that is
+    /// refused ([`Error::Interposed`](crate::Error::Interposed)). Replacements are the library's own in any case.
+    #[must_use]
+    pub fn allow_interposed(mut self) -> Self {
+        self.interposed = true;
         self
     }
 

@@ -2,6 +2,7 @@
 
 use crate::applied::Applied;
 use crate::change::{Target, resolve_all};
+use crate::elf;
 use crate::error::Error;
 use crate::loader::{self, Loaded};
 use crate::manifest::{self, Manifest};
@@ -93,10 +94,13 @@ impl Patch {
         let runtimes = targets.as_ref().map_or(Ok(Vec::new()), |targets| {
             self.compare_runtimes(targets.iter().map(|(target, _)| target), options)
         });
-        let notes = runtimes.unwrap_or_else(|error| {
-            errors.push(error);
-            Vec::new()
-        });
+        let mut notes = Vec::new();
+        for found in [runtimes, self.check_interposed(options)] {
+            match found {
+                Ok(found) => notes.extend(found),
+                Err(error) => errors.push(error),
+            }
+        }
         let check = targets.and_then(|targets| session.check(self.name(), &targets));
         match check {
             Ok(check) => Error::all(errors).map(|()| Check { notes, ..check }),
@@ -126,7 +130,8 @@ impl Patch {
         }
         let session = Session::begin(options)?;
         let targets = self.resolve(options)?;
-        for note in self.compare_runtimes(targets.iter().flatten(), options)? {
+        let notes = self.compare_runtimes(targets.iter().flatten(), options)?;
+        for note in notes.into_iter().chain(self.check_interposed(options)?) {
             tracing::info!(patch = self.name(), %note, "apply");
         }
         self.check_before_loading(&session, &targets)?;
@@ -182,6 +187,17 @@ impl Patch {
         let library = Built { path: &self.inner.path, build: &self.inner.manifest.build };
         let rules = Rules { other_runtime: options.other_runtime, panic_aborts: cfg!(panic = "abort") };
         plan::compare_runtimes(library, of_rust, rules)
+    }
+
+    /// What the library defines stays its own, or is said.
+    fn check_interposed(&self, options: &Options) -> Result<Vec<Note>, Error> {
+        let elf::Interposable { strong, weak } = &self.inner.manifest.interposable;
+        let (mut names, weak) = (loader::defined_before(strong), loader::defined_before(weak));
+        if !names.is_empty() && !options.interposed {
+            return Err(Error::Interposed { path: self.inner.path.clone(), names });
+        }
+        names.extend(weak);
+        Ok(if names.is_empty() { Vec::new() } else { vec![Note::Interposed { names }] })
     }
 
     fn check_symbols(&self) -> Result<(), Error> {

@@ -11,6 +11,7 @@ mod build;
 mod dynamic;
 #[cfg(test)]
 pub(crate) mod forge;
+mod interposable;
 mod names;
 mod relocations;
 mod source;
@@ -30,6 +31,7 @@ use goblin::elf::section_header::{self, SectionHeader};
 pub(crate) use allocator::Allocator;
 pub(crate) use build::{Build, Compiler, is_rust_name};
 pub(crate) use dynamic::Dynamic;
+pub(crate) use interposable::Interposable;
 pub(crate) use relocations::{Pointer, Relocations};
 pub(crate) use source::{Fault, Source};
 pub(crate) use symbols::{Binding, Symbol, SymbolKind, SymbolTable, Symbols};

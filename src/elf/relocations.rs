@@ -147,7 +147,7 @@ impl Image {
         Ok(u64::from_le_bytes(*bytes.first_chunk().ok_or(unmapped)?))
     }
 
-    fn dynamic_symbol<S: Source + ?Sized>(
+    pub(super) fn dynamic_symbol<S: Source + ?Sized>(
         &self,
         source: &S,
         dynamic: &Dynamic,

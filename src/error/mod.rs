@@ -234,6 +234,19 @@ pub enum Error {
         /// Its name.
         name: String,
     },
+    /// Functions or variables of the patch library bear names that the program exports: wherever the library itself
+    /// refers to them it would get the program's.
+    #[error(
+        "{}: the program's definitions would take the place of the library's own {}; make those static or hidden \
+         (-fvisibility=hidden), or allow it with Options::allow_interposed",
+        path.display(), names.join(", ")
+    )]
+    Interposed {
+        /// The patch library.
+        path: PathBuf,
+        /// All of them.
+        names: Vec<String>,
+    },
     /// There are several copies of a function of Rust.
     #[error(
         "{target} has {} copies: {}; replace all with Options::every_copy, or one by its raw name",
@@ -296,6 +309,17 @@ pub enum Error {
         step: &'static str,
         /// What the system said.
         source: io::Error,
+    },
+    /// Another copy of midflight is in this process, of a version that shares no lock with this one.
+    #[error(
+        "another copy of midflight in this process keeps its commits apart in another way (version {version}, this \
+         one has {ours}); link one version only"
+    )]
+    OtherCopy {
+        /// That of the copy that was first.
+        version: u64,
+        /// That of this copy.
+        ours: u64,
     },
     /// The call came from where it cannot work, such as a patch library's constructor.
     #[error("this thread is in the middle of a commit already; call midflight from elsewhere")]

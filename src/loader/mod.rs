@@ -6,7 +6,7 @@ mod panics;
 mod symbols;
 
 pub use panics::ForeignPanic;
-pub(crate) use symbols::missing;
+pub(crate) use symbols::{defined_before, missing};
 
 use crate::error::Error;
 use copy::PrivateCopy;

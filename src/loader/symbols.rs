@@ -1,4 +1,5 @@
-//! Which of a patch library's undefined symbols the dynamic linker will not find.
+//! How the dynamic linker will bind a patch library's symbols: which it will not find, and which it will find
+//! elsewhere although the library defines them.
 
 use libloading::os::unix::Library;
 use std::ffi::CString;
@@ -22,6 +23,18 @@ pub(crate) fn missing(undefined: &[String], needed: &[String]) -> Option<Vec<Str
     Some(undefined.iter().filter(|name| !found(name)).cloned().collect())
 }
 
+/// The names that the program, or a library that it makes visible to all, defines too: they come before the patch
+/// library's own definitions.
+pub(crate) fn defined_before(names: &[String]) -> Vec<String> {
+    let program = Library::this();
+    let is_defined = |name: &&String| {
+        let Ok(name) = CString::new(name.as_str()) else { return false };
+        // SAFETY: the symbol is not used, whatever its type.
+        unsafe { program.get::<*const ()>(name.as_bytes_with_nul()) }.is_ok()
+    };
+    names.iter().filter(is_defined).cloned().collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -33,5 +46,6 @@ mod tests {
         let needed = names(&["libc.so.6"]);
         assert_eq!(missing(&undefined, &needed), Some(names(&["no_such_symbol", "nor_this_one"])));
         assert_eq!(missing(&undefined, &names(&["libnowhere.so"])), None);
+        assert_eq!(defined_before(&undefined), names(&["malloc", "memcpy"]));
     }
 }

@@ -48,6 +48,13 @@ pub enum Note {
         /// In what.
         difference: RuntimeDifference,
     },
+    /// Names that the program defines as well as the patch library, which gets the program's: inline functions of C++
+    /// and other weak ones, of which one is as good as another, and what
+    /// [`Options::allow_interposed`](crate::Options::allow_interposed) allows.
+    Interposed {
+        /// All of them.
+        names: Vec<String>,
+    },
     /// The program was built with `panic = "abort"`: a panic in a replacement ends it.
     PanicAborts,
 }
@@ -77,6 +84,13 @@ impl fmt::Display for Note {
             ),
             Self::Allowed { module, difference } => {
                 write!(f, "allowed for {}: {difference}", module.display())
+            }
+            Self::Interposed { names } => {
+                write!(
+                    f,
+                    "the program's definitions take the place of the library's own {}",
+                    names.join(", ")
+                )
             }
             Self::PanicAborts => {
                 f.write_str("the program was built with panic=abort: a panic in a replacement ends it")

@@ -1,5 +1,6 @@
 //! The commit: hold, write, let go. What is written was prepared; what is known changes afterwards.
 
+use super::common::commit_lock;
 use super::lock::Guard;
 use super::registry::{Entry, Held, Registry, lock_commits, next_id};
 use super::site::{Layer, Work};
@@ -31,6 +32,7 @@ pub(crate) struct Session {
 impl Session {
     /// Waits for the right, at most as long as `options` say.
     pub(crate) fn begin(options: &Options) -> Result<Self, Error> {
+        commit_lock()?;
         fork::prepare();
         let deadline = Deadline::of(options);
         Ok(Self { options: options.clone(), _commit: lock_commits(deadline.at, deadline.after)? })

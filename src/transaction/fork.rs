@@ -3,8 +3,9 @@
 //!
 //! A raw clone(2) bypasses this.
 
+use super::common::commit_lock;
 use super::lock::{Guard, NotLocked};
-use super::registry::{COMMIT, REGISTRY, Registry};
+use super::registry::{REGISTRY, Registry};
 use crate::sys;
 use std::cell::RefCell;
 use std::sync::OnceLock;
@@ -19,7 +20,7 @@ thread_local! {
     static TAKEN: RefCell<Option<Held>> = const { RefCell::new(None) };
 }
 
-/// Registers the handlers, once.
+/// Registers the handlers, once; the lock of all commits is known by then.
 pub(super) fn prepare() {
     static REGISTERED: OnceLock<()> = OnceLock::new();
     REGISTERED.get_or_init(|| {
@@ -30,7 +31,11 @@ pub(super) fn prepare() {
 
 extern "C" fn before() {
     let deadline = sys::now().saturating_add(PATIENCE);
-    let commit = COMMIT.acquire(deadline);
+    // Registered by what has found the lock.
+    let Ok(lock) = commit_lock() else { return };
+    let commit = lock.acquire(deadline);
+    // In the middle of a commit of its own; or another copy of this library was here before, in which case none of
+    // this one's commits is under way.
     if commit.as_ref().err() == Some(&NotLocked::Mine) {
         return;
     }
@@ -48,9 +53,11 @@ extern "C" fn in_child() {
     let in_own_commit = matches!(taken, Ok(None));
     // Forgotten rather than dropped: their waiters are not here.
     std::mem::forget(taken);
-    // SAFETY: the child has one thread, whose original took both locks in `before` or has them still.
-    unsafe { COMMIT.reset_in_child(in_own_commit) };
-    // SAFETY: as above; the registry is not held across calls that could fork.
+    if let Ok(lock) = commit_lock() {
+        // SAFETY: the child has one thread, whose original took both locks in `before` or has them still.
+        unsafe { lock.reset_in_child(in_own_commit) };
+    }
+    // SAFETY: the registry is changed by threads that may commit only, and not held across calls that could fork.
     unsafe { REGISTRY.reset_in_child(false) };
     crate::threads::reset_in_child();
 }

@@ -17,8 +17,9 @@ const COURTESY: u64 = 10_000_000;
 /// A sleep ends after this long at the latest; wake-ups normally come first.
 const SLICE: u64 = 1_000_000;
 
-/// A value that one thread at a time may use.
+/// A value that one thread at a time may use. All zeros are a free lock.
 #[derive(Debug)]
+#[repr(C)]
 pub(super) struct Lock<T> {
     /// Zero, or the owner's thread number.
     owner: AtomicU32,

@@ -1,6 +1,7 @@
 //! Changes that switch together: prepared, committed, remembered, rolled back.
 
 mod commit;
+mod common;
 mod fork;
 mod lock;
 mod prepare;

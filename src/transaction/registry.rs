@@ -1,5 +1,6 @@
 //! What is on: the sites with their layers, and the entries that a user's handles point to.
 
+use super::common::commit_lock;
 use super::lock::{Guard, Lock, NotLocked};
 use super::site::Site;
 use crate::error::Error;
@@ -14,8 +15,6 @@ use std::sync::atomic::{
 };
 use std::time::{Duration, SystemTime};
 
-/// Commits, one at a time.
-pub(super) static COMMIT: Lock<()> = Lock::new(());
 /// Held for moments, never while threads are held, never across foreign code.
 pub(super) static REGISTRY: Lock<Registry> = Lock::new(Registry::new());
 
@@ -135,7 +134,7 @@ pub(super) fn next_id() -> u64 {
 
 /// The lock of all commits, waited for until `deadline`.
 pub(super) fn lock_commits(deadline: u64, waited: Duration) -> Result<Guard<'static, ()>, Error> {
-    COMMIT.acquire(deadline).map_err(|why| match why {
+    commit_lock()?.acquire(deadline).map_err(|why| match why {
         NotLocked::Late => Error::Busy { waited },
         NotLocked::Mine => Error::Nested,
     })

@@ -16,6 +16,8 @@ mod bytes;
 mod compile_fail;
 #[cfg(target_arch = "x86_64")]
 mod copies;
+#[cfg(target_arch = "x86_64")]
+mod copies_of_midflight;
 mod errors;
 mod faults;
 mod fork;
@@ -23,6 +25,8 @@ mod fork;
 mod format;
 mod held;
 mod held_code;
+#[cfg(target_arch = "x86_64")]
+mod interposed;
 mod loading;
 mod many;
 mod modules;

@@ -128,6 +128,16 @@ pub fn plain_host() -> &'static Path {
     })
 }
 
+/// The plugin of `tests/fixtures/second_copy.rs`, built once.
+pub fn second_copy() -> &'static Path {
+    static BUILT: OnceLock<PathBuf> = OnceLock::new();
+    BUILT.get_or_init(|| {
+        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+        cargo_build(&["--example", "second_copy"], target);
+        target.join("debug/examples/libsecond_copy.so")
+    })
+}
+
 fn cargo_build(arguments: &[&str], target: &Path) {
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         .args(["build", "--quiet"])

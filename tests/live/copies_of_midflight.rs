@@ -1,0 +1,131 @@
+//! Two copies of midflight in one process, as a program and a plugin may have: their commits exclude each other, and
+//! what one has changed the other refuses to touch.
+
+use crate::support::{child, fixtures, patient, watchdog};
+use crate::target;
+use midflight::fault::{self, Stage};
+use midflight::{Error, Transaction};
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::time::Duration;
+
+target! {
+    fn live_two_copies(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
+    fn live_two_copies_other(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
+}
+
+extern "C" fn a_thousand(value: u64) -> u64 {
+    value + 1000
+}
+
+type Commit = extern "C" fn(*const (), *const (), u64) -> i32;
+
+struct Second(libloading::Library);
+
+impl Second {
+    fn load() -> Self {
+        // SAFETY: its constructors are those of std.
+        Self(unsafe { libloading::Library::new(fixtures::second_copy()) }.unwrap())
+    }
+
+    fn commit(&self, target: *const (), milliseconds: u64) -> i32 {
+        // SAFETY: it has this type.
+        let commit = unsafe { self.0.get::<Commit>(b"second_copy_commit") }.unwrap();
+        commit(target, a_thousand as *const (), milliseconds)
+    }
+
+    fn roll_back(&self) -> i32 {
+        // SAFETY: it has this type.
+        unsafe { self.0.get::<extern "C" fn() -> i32>(b"second_copy_roll_back") }.unwrap()()
+    }
+}
+
+fn commit(target: *const ()) -> midflight::Result<midflight::Applied> {
+    let mut change = Transaction::new();
+    change.replace(target, a_thousand as *const ());
+    // SAFETY: same types.
+    unsafe { change.commit(&patient()) }
+}
+
+const ONE: *const () = live_two_copies as *const ();
+const OTHER: *const () = live_two_copies_other as *const ();
+
+#[test]
+fn neither_touches_what_the_other_has_changed() {
+    child::run("copies_of_midflight::neither_touches_what_the_other_has_changed", || {
+        let second = Second::load();
+        let first = commit(ONE).unwrap();
+        assert_eq!(second.commit(ONE, 60_000), 2);
+        assert_eq!(second.commit(OTHER, 60_000), 0);
+        assert_eq!((live_two_copies(1), live_two_copies_other(1)), (1001, 1001));
+        assert!(matches!(commit(OTHER), Err(Error::EntryModified { .. })));
+        assert_eq!(midflight::applied().len(), 1, "each knows its own");
+        first.rollback_with(&patient()).unwrap();
+        assert_eq!((live_two_copies(1), live_two_copies_other(1)), (2, 1001));
+        assert_eq!(second.commit(ONE, 60_000), 0);
+        assert_eq!(second.roll_back(), 2);
+        assert_eq!((live_two_copies(1), live_two_copies_other(1)), (2, 2));
+        commit(ONE).unwrap().rollback_with(&patient()).unwrap();
+    });
+}
+
+#[test]
+fn their_commits_exclude_each_other() {
+    child::run("copies_of_midflight::their_commits_exclude_each_other", || {
+        let _watchdog = watchdog::start(Duration::from_secs(200));
+        static IN_COMMIT: AtomicBool = AtomicBool::new(false);
+        static GO_ON: AtomicBool = AtomicBool::new(false);
+        fn stay(stage: Stage) {
+            if stage == Stage::Prepared {
+                IN_COMMIT.store(true, SeqCst);
+                while !GO_ON.load(SeqCst) {
+                    std::hint::spin_loop();
+                }
+            }
+        }
+        let second = Second::load();
+        std::thread::scope(|scope| {
+            fault::observe(Some(stay));
+            let first = scope.spawn(|| commit(ONE).map(drop));
+            while !IN_COMMIT.load(SeqCst) {
+                std::thread::yield_now();
+            }
+            assert_eq!(second.commit(OTHER, 100), 1, "the first has not finished");
+            assert_eq!(live_two_copies_other(1), 2);
+            GO_ON.store(true, SeqCst);
+            assert!(first.join().unwrap().is_ok());
+            fault::observe(None);
+        });
+        assert_eq!(second.commit(OTHER, 60_000), 0);
+
+        // Many commits of both at once, and forks meanwhile: the child can commit with either.
+        second.roll_back();
+        midflight::applied().iter().for_each(|applied| drop(applied.rollback_with(&patient()).unwrap()));
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(SeqCst) {
+                    commit(ONE).unwrap().rollback_with(&patient()).unwrap();
+                }
+            });
+            for _ in 0..20 {
+                assert_eq!(second.commit(OTHER, 60_000), 0);
+                // SAFETY: the child calls these and ends.
+                let pid = unsafe { libc::fork() };
+                if pid == 0 {
+                    let good = second.roll_back() == 1
+                        && second.commit(OTHER, 60_000) == 0
+                        && commit(ONE).is_ok() | (live_two_copies(1) == 1001);
+                    // SAFETY: ends the child at once.
+                    unsafe { libc::_exit(if good { 0 } else { 1 }) };
+                }
+                let mut status = 0;
+                // SAFETY: a child of ours.
+                assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+                assert_eq!(status, 0);
+                assert_eq!(second.roll_back(), 1);
+            }
+            done.store(true, SeqCst);
+        });
+        assert_eq!((live_two_copies(1), live_two_copies_other(1)), (2, 2));
+    });
+}
