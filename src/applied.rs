@@ -20,6 +20,11 @@ impl Applied {
         Self { entry }
     }
 
+    /// Is it of the patch library with these bytes?
+    pub(crate) fn is_of(&self, image: &[u8]) -> bool {
+        self.entry.image.as_deref() == Some(image)
+    }
+
     /// Undoes all changes of this patch, or none: what was below them is called again, or, where nothing
     /// was, the original bytes come back. Patches that lie above stay on; their originals lead to what was
     /// below this patch. With the default [`Options`].

@@ -51,6 +51,8 @@ mod proof;
 mod sys;
 mod threads;
 mod transaction;
+#[cfg(feature = "watch")]
+mod watch;
 
 #[doc(hidden)]
 pub mod fault;
@@ -64,6 +66,8 @@ pub use options::Options;
 pub use patch::Patch;
 pub use plan::{Check, CheckedFunction};
 pub use transaction::Held;
+#[cfg(feature = "watch")]
+pub use watch::{Watch, WatchEvent};
 
 pub(crate) use midflight_arch as arch;
 

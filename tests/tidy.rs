@@ -74,6 +74,7 @@ const LAYERS: &[(&str, &[&str])] = &[
         "patch",
         &["change", "applied", "transaction", "manifest", "loader", "process", "plan", "options", "error"],
     ),
+    ("watch", &["patch", "applied", "transaction", "threads", "sys", "options", "error"]),
 ];
 
 #[test]

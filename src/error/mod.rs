@@ -254,6 +254,22 @@ pub enum Error {
         /// What the system said.
         source: io::Error,
     },
+    /// Others could put code into this process through a directory or file that is to be watched.
+    #[error("{} is not trusted: {reason}", path.display())]
+    Untrusted {
+        /// The directory or file that others could change: maybe one above the directory watched.
+        path: PathBuf,
+        /// Who could, and what to do about it.
+        reason: String,
+    },
+    /// A directory cannot be watched, or no longer. The patches that are on stay on.
+    #[error("directory {} is not watched: {source}", path.display())]
+    Watch {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The call came from where it cannot work, such as a patch library's constructor.
     #[error("this thread is in the middle of a commit already; call midflight from elsewhere")]
     Nested,

@@ -12,6 +12,8 @@ mod task;
 
 pub(crate) use quiesce::Crew;
 pub(crate) use safe_point::Danger;
+#[cfg(feature = "watch")]
+pub(crate) use signal::candidates as stop_signals;
 
 /// Tells the threads that they must synchronise their instruction stream themselves after a hold,
 /// since the kernel has no membarrier for that.

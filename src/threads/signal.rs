@@ -39,6 +39,12 @@ const CANDIDATES: [i32; 26] = {
     candidates
 };
 
+/// The signals that may be chosen, bit n-1 for signal n. A thread that is to be held blocks none of them.
+#[cfg(feature = "watch")]
+pub(crate) fn candidates() -> u64 {
+    CANDIDATES.iter().fold(0, |set, signal| set | 1 << (signal - 1))
+}
+
 /// Makes room for `count` threads in a table. Only between holds, while nobody is inside it.
 pub(super) fn make_room(table: usize, count: usize) {
     let Some((first, room)) = PLACES.get(table).filter(|_| places(table).len() < count) else { return };

@@ -24,6 +24,9 @@ mod stacking;
 mod storm;
 mod support;
 mod targets;
+mod watch;
+mod watch_ends;
+mod watch_trust;
 
 #[global_allocator]
 static ALLOCATOR: support::alloc::Guarded = support::alloc::Guarded;
