@@ -34,7 +34,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// Patch libraries are the files whose names end in `.so` and do not begin with a dot. One that is renamed into the
 /// directory, or closed after it was written there, is applied. One that is removed or renamed away is rolled back.
 /// A new version under an old name goes on top of the old one, which is then rolled back below it: every call meets
-/// one of them. A new version that is refused leaves the old one on. What stands in the directory at the start is
+/// one of them. A new version that is refused leaves the old one on. A patch that the program itself rolls back stays
+/// off until its file is removed or has other content. What stands in the directory at the start is
 /// applied in the order of the names, compared byte by byte; so are files that come together.
 ///
 /// Whoever copies a library there does best to write it under another name and then rename it: a file that is

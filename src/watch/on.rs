@@ -181,7 +181,8 @@ impl Patches {
         file: File,
     ) -> Result<bool, Error> {
         let patch = Patch::from_file(path, file)?;
-        let is_it = |applied: &Applied| applied.is_applied() && patch.is_of(applied);
+        // Also if it is off: then the program itself rolled it back.
+        let is_it = |applied: &Applied| patch.is_of(applied);
         let (same, older): (Vec<_>, Vec<_>) =
             self.on.remove(name).unwrap_or_default().into_iter().partition(is_it);
         let new = if let Some(applied) = same.into_iter().next() {
@@ -223,7 +224,7 @@ impl Patches {
     ) -> Option<Applied> {
         let gone = self.on.iter_mut().filter(|(name, _)| !directory.has(name));
         let (from, applied) = gone.into_iter().find_map(|(name, all)| {
-            let place = all.iter().position(&is_it)?;
+            let place = all.iter().position(|applied| applied.is_applied() && is_it(applied))?;
             Some((directory.path().join(name), all.remove(place)))
         })?;
         self.tell(WatchEvent::Renamed { from, path: path.to_owned(), applied: applied.clone() });

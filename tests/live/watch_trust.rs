@@ -133,16 +133,16 @@ fn a_file_that_others_can_write_to_is_refused_until_they_cannot() {
     assert!(path.ends_with("a.so") && reason.contains("mode 666"), "{event}");
     assert_eq!(live_watch_file_rights(1), 2);
     set(&watched.path("a.so"), 0o664);
-    let event = watched.next(&watch, |event| !matches!(event, WatchEvent::Ready { .. }));
+    let event = watched.change(&watch);
     assert!(matches!(&event, WatchEvent::Refused { error: Error::Untrusted { .. }, .. }), "{event}");
     set(&watched.path("a.so"), 0o644);
-    let event = watched.next(&watch, |_| true);
+    let event = watched.change(&watch);
     assert!(matches!(&event, WatchEvent::Applied { .. }), "{event}");
     assert_eq!(live_watch_file_rights(1), 10);
     // What is on was read long ago.
     set(&watched.path("a.so"), 0o666);
     fs::remove_file(watched.path("a.so")).unwrap();
-    let event = watched.next(&watch, |_| true);
+    let event = watched.change(&watch);
     assert!(matches!(&event, WatchEvent::RolledBack { .. }), "{event}");
     watch.stop().unwrap();
 }
@@ -160,7 +160,7 @@ fn what_is_no_regular_file_is_refused() {
     assert_eq!(unsafe { libc::mkfifo(pipe.as_ptr(), 0o600) }, 0);
     let watch = watched.begin();
     for (name, word) in [("1.so", "symbolic link"), ("2.so", "regular"), ("3.so", "regular")] {
-        let event = watched.next(&watch, |_| true);
+        let event = watched.change(&watch);
         assert!(
             matches!(&event, WatchEvent::Refused { path, error: Error::Untrusted { reason, .. } }
                 if path.ends_with(name) && reason.contains(word)),
@@ -182,7 +182,7 @@ fn while_others_can_write_to_the_directory_nothing_is_done() {
     watched.next(&watch, |event| matches!(event, WatchEvent::Ready { on: 1, .. }));
     set(&watched.path(""), 0o777);
     watched.put(&second, "b.so");
-    let event = watched.next(&watch, |_| true);
+    let event = watched.change(&watch);
     assert!(
         matches!(&event, WatchEvent::Refused { path, error: Error::Untrusted { .. } } if path == watch.path()),
         "{event}"
@@ -191,9 +191,9 @@ fn while_others_can_write_to_the_directory_nothing_is_done() {
     assert_eq!(live_watch_rights_later(1), 30);
     set(&watched.path(""), 0o700);
     // In the order of the names: the one that went, the one that came.
-    let event = watched.next(&watch, |_| true);
+    let event = watched.change(&watch);
     assert!(matches!(&event, WatchEvent::RolledBack { path, .. } if path.ends_with("a.so")), "{event}");
-    let event = watched.next(&watch, |_| true);
+    let event = watched.change(&watch);
     assert!(matches!(&event, WatchEvent::Applied { path, .. } if path.ends_with("b.so")), "{event}");
     assert_eq!(live_watch_rights_later(1), 31);
     watch.stop().unwrap();
@@ -213,7 +213,7 @@ fn a_file_of_another_user_is_refused() {
     give_away(&copy);
     let watch = watched.begin();
     fs::rename(&copy, watched.path("a.so")).unwrap();
-    let event = watched.next(&watch, |event| !matches!(event, WatchEvent::Ready { .. }));
+    let event = watched.change(&watch);
     assert!(event.to_string().contains("belongs to user 54321"), "{event}");
     assert_eq!(live_watch_owner(1), 2);
     watch.stop().unwrap();

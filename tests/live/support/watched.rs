@@ -63,6 +63,11 @@ impl Watched {
         panic!("no such event in {}; there were {passed:#?}", self.0.display())
     }
 
+    /// The next event but that of the start.
+    pub fn change(&self, watch: &Watch) -> WatchEvent {
+        self.next(watch, |event| !matches!(event, WatchEvent::Ready { .. }))
+    }
+
     /// Rolls back the newest patch called `name` whose file stood here.
     pub fn roll_back(&self, name: &str) {
         let here = self.0.canonicalize().unwrap();
