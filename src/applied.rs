@@ -82,6 +82,41 @@ impl fmt::Display for Applied {
     }
 }
 
+/// As it stands now: name, path, functions with their addresses, what applying it cost, when that was in milliseconds
+/// since 1970, and whether it is on still.
+#[cfg(feature = "serde")]
+impl serde::Serialize for Applied {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(serde::Serialize)]
+        struct Function<'a> {
+            target: &'a str,
+            address: u64,
+        }
+
+        #[derive(serde::Serialize)]
+        struct Status<'a> {
+            name: &'a str,
+            path: Option<String>,
+            functions: Vec<Function<'a>>,
+            held: Held,
+            since_unix_ms: u64,
+            is_applied: bool,
+        }
+
+        let since = self.since().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let functions = self.functions().map(|(target, address)| Function { target, address });
+        let status = Status {
+            name: self.name(),
+            path: self.path().map(|path| path.display().to_string()),
+            functions: functions.collect(),
+            held: self.held(),
+            since_unix_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+            is_applied: self.is_applied(),
+        };
+        status.serialize(serializer)
+    }
+}
+
 /// Everything that is on, newest last.
 pub fn applied() -> Vec<Applied> {
     transaction::applied().into_iter().map(Applied::new).collect()

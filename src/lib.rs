@@ -48,6 +48,8 @@ mod patch;
 mod plan;
 mod process;
 mod proof;
+#[cfg(feature = "serde")]
+mod serialize;
 mod sys;
 mod threads;
 mod transaction;

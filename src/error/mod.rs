@@ -288,11 +288,13 @@ impl Error {
 
 /// A function that matches a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Candidate {
     /// Raw name.
     pub name: String,
     /// File of its module.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serialize::path"))]
     pub module: PathBuf,
     /// Where it stands in this process.
     pub address: u64,
@@ -306,6 +308,7 @@ impl fmt::Display for Candidate {
 
 /// A thread, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct ThreadName {
     /// Its number, as in `/proc/self/task`.

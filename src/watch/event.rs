@@ -11,12 +11,15 @@ use std::time::Instant;
 
 /// What happened in a directory that is watched. `Display` says it in one line.
 #[derive(Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
+#[cfg_attr(feature = "serde", serde(tag = "event", rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum WatchEvent {
     /// What stood in the directory when the watch began has been gone through: each patch library is on, or was
     /// refused by an event before this one.
     Ready {
         /// The directory, without links.
+        #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serialize::path"))]
         path: PathBuf,
         /// How many patches are on.
         on: usize,
@@ -24,6 +27,7 @@ pub enum WatchEvent {
     /// A patch library was applied.
     Applied {
         /// Its file.
+        #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serialize::path"))]
         path: PathBuf,
         /// The patch.
         applied: Applied,
@@ -31,6 +35,7 @@ pub enum WatchEvent {
     /// A patch was rolled back, since its file is gone, or a newer version of it is on.
     RolledBack {
         /// Where its file stood.
+        #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serialize::path"))]
         path: PathBuf,
         /// The patch.
         applied: Applied,
@@ -40,8 +45,10 @@ pub enum WatchEvent {
     /// The file of a patch that is on has another name now; nothing else has changed.
     Renamed {
         /// Where it stood.
+        #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serialize::path"))]
         from: PathBuf,
         /// Where it stands.
+        #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serialize::path"))]
         path: PathBuf,
         /// The patch.
         applied: Applied,
@@ -50,22 +57,27 @@ pub enum WatchEvent {
     /// change; where a thread or another commit was in the way, also by itself after a while.
     Refused {
         /// Its file, or the directory if that is no longer trusted.
+        #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serialize::path"))]
         path: PathBuf,
         /// Why not.
+        #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serialize::text"))]
         error: Error,
     },
     /// A patch that should have been rolled back is still on. That is tried again after a while.
     StaysOn {
         /// Where its file stood.
+        #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serialize::path"))]
         path: PathBuf,
         /// The patch.
         applied: Applied,
         /// Why the rollback failed.
+        #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serialize::text"))]
         error: Error,
     },
     /// The kernel lost changes of the directory, so all of it was read anew.
     ReadAgain {
         /// The directory.
+        #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serialize::path"))]
         path: PathBuf,
     },
     /// Nobody fetched events for so long that the oldest were dropped.
@@ -76,8 +88,10 @@ pub enum WatchEvent {
     /// The last event: the directory is watched no longer. The patches that are on stay on.
     Ended {
         /// The directory.
+        #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serialize::path"))]
         path: PathBuf,
         /// Why; none if the watch was stopped.
+        #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serialize::optional_text"))]
         error: Option<Error>,
     },
 }

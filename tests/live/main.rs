@@ -20,6 +20,7 @@ mod many;
 mod modules;
 mod names;
 mod patch_libraries;
+mod serialized;
 mod stacking;
 mod storm;
 mod support;
