@@ -36,6 +36,7 @@
 compile_error!("midflight works on Linux on x86-64 and (64-bit, little-endian) aarch64 only");
 
 mod applied;
+mod capabilities;
 mod change;
 mod elf;
 mod error;
@@ -60,6 +61,7 @@ mod watch;
 pub mod fault;
 
 pub use applied::{Applied, applied};
+pub use capabilities::{Capabilities, Capability, Support, capabilities};
 pub use change::{Hook, Target, Transaction, replace};
 pub use error::{Candidate, Error, NotSafe, PatchFault, Result, ThreadName};
 pub use midflight_arch::{Form, Refusal};

@@ -88,6 +88,10 @@ const LAYERS: &[(&str, &[&str])] = &[
         "patch",
         &["change", "applied", "transaction", "manifest", "loader", "process", "plan", "options", "error"],
     ),
+    (
+        "capabilities",
+        &["transaction", "threads", "memory", "loader", "process", "plan", "sys", "error", "serialize"],
+    ),
     ("watch", &["patch", "applied", "transaction", "threads", "sys", "options", "error", "serialize"]),
 ];
 

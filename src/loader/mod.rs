@@ -4,6 +4,7 @@
 mod copy;
 mod symbols;
 
+pub(crate) use copy::probe;
 pub(crate) use symbols::missing;
 
 use crate::error::Error;

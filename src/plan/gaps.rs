@@ -51,6 +51,20 @@ impl Occupied {
     }
 }
 
+impl Occupied {
+    /// How many bytes are free at start addresses in `window`, and how many of them in one piece.
+    pub(crate) fn free(&self, window: &RangeInclusive<u64>) -> (u64, u64) {
+        let (mut all, mut largest, mut free_from) = (0, 0, LOWEST.max(*window.start()));
+        let end = HIGHEST.min(window.end().saturating_add(1));
+        for (start, next) in self.0.iter().copied().chain(std::iter::once((end, end))) {
+            let piece = start.min(end).saturating_sub(free_from);
+            (all, largest) = (all + piece, largest.max(piece));
+            free_from = free_from.max(next);
+        }
+        (all, largest)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -8,5 +8,5 @@ mod report;
 
 pub(crate) use choose::{NoForm, choose, overlap};
 pub(crate) use gaps::Occupied;
-pub(crate) use place::{Group, Need, group, lay_out};
+pub(crate) use place::{Group, Need, group, lay_out, reachable};
 pub use report::{Check, CheckedFunction};

@@ -3,6 +3,7 @@
 
 mod context;
 mod list;
+mod outlook;
 mod quiesce;
 mod rendezvous;
 mod safe_point;
@@ -10,6 +11,7 @@ mod signal;
 mod stack;
 mod task;
 
+pub(crate) use outlook::{SignalOutlook, proc_files, signal_outlook};
 pub(crate) use quiesce::Crew;
 pub(crate) use safe_point::Danger;
 #[cfg(feature = "watch")]

@@ -69,6 +69,11 @@ pub(super) fn awaited(tid: i32) -> u64 {
     }
 }
 
+/// Can this file of thread `tid` be read?
+pub(super) fn probe(tid: i32, file: &[u8]) -> Result<(), Errno> {
+    read(tid, file, &mut [0; 16]).map(drop)
+}
+
 /// The thread's name, for reports; may allocate.
 pub(crate) fn name(tid: i32) -> String {
     let mut buffer = [0u8; 64];

@@ -11,6 +11,7 @@
 mod bad_input;
 mod by_hand;
 mod bytes;
+mod capabilities;
 mod errors;
 mod faults;
 mod fork;
