@@ -13,8 +13,8 @@ pub(crate) struct SignalOutlook {
     pub(crate) signal: i32,
     /// Chosen by a commit before.
     pub(crate) in_use: bool,
-    /// Threads other than this one that block it.
-    pub(crate) blocking: u32,
+    /// How many threads other than this one block it, and not only for a moment.
+    pub(crate) blocking: usize,
     /// Why it is not SIGURG.
     pub(crate) why_not_urg: Option<String>,
 }
@@ -35,8 +35,23 @@ pub(crate) fn signal_outlook() -> Result<SignalOutlook, Error> {
         None if current.is_some() => "it was not free when the signal was chosen".to_owned(),
         None => format!("{} of its threads block it", survey.blocking(libc::SIGURG)),
     });
-    let (in_use, blocking) = (current.is_some(), survey.blocking(signal));
+    let (in_use, blocking) = (current.is_some(), blocking(signal, others));
     Ok(SignalOutlook { signal, in_use, blocking, why_not_urg })
+}
+
+/// How many of `threads` block `signal` and keep doing so: the C library blocks all signals for a moment where it
+/// starts a thread.
+fn blocking(signal: i32, mut threads: Vec<i32>) -> usize {
+    for look in 0..10 {
+        if look > 0 {
+            sys::sleep(2_000_000);
+        }
+        threads.retain(|tid| task::blocked(*tid).is_some_and(|mask| mask >> (signal - 1) & 1 == 1));
+        if threads.is_empty() {
+            break;
+        }
+    }
+    threads.len()
 }
 
 /// The parts of `/proc/self` that a hold reads, whether it cannot do without, and whether they can be read.

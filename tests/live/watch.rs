@@ -226,6 +226,7 @@ fn what_failed_for_a_while_is_tried_again() {
         let (folder, watched) = (Folder::new(), Watched::new());
         let library = number(&folder, "live_watch_retry", 700);
         let watch = watched.begin_with(&midflight::Options::new().deadline(Duration::from_millis(50)));
+        watched.next(&watch, |event| matches!(event, WatchEvent::Ready { .. }));
         let no_signal = || fault::fail(libc::SYS_rt_tgsigqueueinfo, 0, u32::MAX, libc::EAGAIN);
         no_signal();
         watched.put(&library, "a.so");

@@ -15,11 +15,23 @@ target! {
     fn live_watch_forked(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
 }
 
+/// `/proc/self/task/TID/stat` of the threads of this process that watch.
+fn stats() -> Vec<String> {
+    let threads = fs::read_dir("/proc/self/task").unwrap();
+    let stats = threads.filter_map(|thread| fs::read_to_string(thread.unwrap().path().join("stat")).ok());
+    stats.filter(|stat| stat.contains("(midflight-watch)")).collect()
+}
+
 /// How many threads of this process watch.
 fn watching() -> usize {
-    let threads = fs::read_dir("/proc/self/task").unwrap();
-    let names = threads.map(|thread| fs::read_to_string(thread.unwrap().path().join("comm")));
-    names.filter(|name| name.as_ref().is_ok_and(|name| name == "midflight-watch\n")).count()
+    stats().len()
+}
+
+/// Clock ticks, of which there are 100 in a second, that the watching thread has run (utime and stime of proc(5)).
+fn ticks() -> u64 {
+    let stat = stats().pop().unwrap();
+    let fields = stat.rsplit(')').next().unwrap().split_whitespace().skip(11).take(2);
+    fields.map(|field| field.parse::<u64>().unwrap()).sum()
 }
 
 #[test]
@@ -120,6 +132,11 @@ fn a_forked_child_does_not_watch_and_does_not_stop_the_parent() {
         // SAFETY: waits for our child.
         unsafe { libc::waitpid(child, &raw mut status, 0) };
         assert!(libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 7, "{status:#x}");
+        // A wake-up that the child gave would be one for ever.
+        let before = ticks();
+        std::thread::sleep(Duration::from_secs(1));
+        let used = ticks() - before;
+        assert!(used <= 20, "the watching thread does not rest: {used} hundredths of a second");
         watched.put(&second, "a.so");
         watched.next(&watch, |event| matches!(event, WatchEvent::RolledBack { .. }));
         assert_eq!(live_watch_forked(1), 41);
