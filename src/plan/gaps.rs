@@ -89,4 +89,15 @@ mod tests {
         assert_eq!(occupied().find(&(0x3f_f000..=0x3f_f000), 0x2000, 0x48_0000), None);
         assert_eq!(occupied().find(&(0..=0xffff), 0x1000, 0), None);
     }
+
+    #[test]
+    fn what_is_free_in_a_window() {
+        let (below, above) = (0x40_0000 - LOWEST, 0x2000_0000 - 0x1060_0000);
+        assert_eq!(occupied().free(&(0..=0x1fff_ffff)), (below + above, above));
+        assert_eq!(occupied().free(&(0..=0x47_ffff)), (below, below));
+        assert_eq!(occupied().free(&(0..=0x1_ffff)), (0x1_0000, 0x1_0000));
+        assert_eq!(occupied().free(&(0x3f_f000..=0x1060_0fff)), (0x2000, 0x1000));
+        assert_eq!(occupied().free(&(0x40_0000..=0x105f_ffff)), (0, 0));
+        assert_eq!(occupied().free(&(HIGHEST - 0x1000..=u64::MAX)), (0x1000, 0x1000));
+    }
 }

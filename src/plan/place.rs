@@ -156,4 +156,17 @@ mod tests {
         }
         assert!(before.0 <= code_end && before.1 <= code_end + group.data);
     }
+
+    #[test]
+    fn what_is_reachable_is_so_from_both_ends() {
+        for (set, reach) in [(InstructionSet::X86_64, 2 << 30), (InstructionSet::Aarch64, 128 << 20)] {
+            let text = 0x5500_0000_0000..0x5500_0100_0000;
+            let window = reachable(set, &text).unwrap();
+            // Less a block; the last function begins before the end.
+            let (lowest, highest) = (text.end - reach, text.start + reach);
+            assert!((lowest - 8..lowest + 4 * PAGE).contains(window.start()), "{set}: {window:x?}");
+            assert!((highest - 4 * PAGE..highest).contains(window.end()), "{set}: {window:x?}");
+            assert_eq!(reachable(set, &(text.start..text.start + 3 * reach)), None);
+        }
+    }
 }
