@@ -1,10 +1,13 @@
 //! What this process permits, and so how commits will be made. Nothing is held, loaded or changed to find out.
 
 use crate::error::Error;
+use crate::loader;
+use crate::memory;
+use crate::plan;
 use crate::process::MemoryMap;
 use crate::sys::{self, Errno};
+use crate::threads;
 use crate::transaction::HOST;
-use crate::{loader, memory, plan, threads};
 use std::ffi::CStr;
 use std::fmt;
 use std::io;
