@@ -20,6 +20,11 @@ impl Applied {
         Self { entry }
     }
 
+    /// Is it of the patch library with these bytes?
+    pub(crate) fn is_of(&self, image: &[u8]) -> bool {
+        self.entry.image.as_deref() == Some(image)
+    }
+
     /// Undoes all changes of this patch, or none: what was below them is called again, or, where nothing
     /// was, the original bytes come back. Patches that lie above stay on; their originals lead to what was
     /// below this patch. With the default [`Options`].
@@ -74,6 +79,41 @@ impl fmt::Display for Applied {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}: {}, {}", self.name(), count(self.entry.functions.len(), "function"), self.held())?;
         if self.is_applied() { Ok(()) } else { f.write_str(" (rolled back)") }
+    }
+}
+
+/// As it stands now: name, path, functions with their addresses, what applying it cost, when that was in milliseconds
+/// since 1970, and whether it is on still.
+#[cfg(feature = "serde")]
+impl serde::Serialize for Applied {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(serde::Serialize)]
+        struct Function<'a> {
+            target: &'a str,
+            address: u64,
+        }
+
+        #[derive(serde::Serialize)]
+        struct Status<'a> {
+            name: &'a str,
+            path: Option<String>,
+            functions: Vec<Function<'a>>,
+            held: Held,
+            since_unix_ms: u64,
+            is_applied: bool,
+        }
+
+        let since = self.since().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        let functions = self.functions().map(|(target, address)| Function { target, address });
+        let status = Status {
+            name: self.name(),
+            path: self.path().map(|path| path.display().to_string()),
+            functions: functions.collect(),
+            held: self.held(),
+            since_unix_ms: u64::try_from(since.as_millis()).unwrap_or(u64::MAX),
+            is_applied: self.is_applied(),
+        };
+        status.serialize(serializer)
     }
 }
 

@@ -36,6 +36,7 @@
 compile_error!("midflight works on Linux on x86-64 and (64-bit, little-endian) aarch64 only");
 
 mod applied;
+mod capabilities;
 mod change;
 mod elf;
 mod error;
@@ -48,14 +49,19 @@ mod patch;
 mod plan;
 mod process;
 mod proof;
+#[cfg(feature = "serde")]
+mod serialize;
 mod sys;
 mod threads;
 mod transaction;
+#[cfg(feature = "watch")]
+mod watch;
 
 #[doc(hidden)]
 pub mod fault;
 
 pub use applied::{Applied, applied};
+pub use capabilities::{Capabilities, Capability, Support, capabilities};
 pub use change::{Hook, Target, Transaction, replace, replace_with};
 pub use error::{Candidate, Error, NotSafe, PatchFault, Result, RuntimeDifference, ThreadName};
 pub use loader::ForeignPanic;
@@ -65,6 +71,8 @@ pub use options::Options;
 pub use patch::Patch;
 pub use plan::{Check, CheckedFunction, Note};
 pub use transaction::Held;
+#[cfg(feature = "watch")]
+pub use watch::{Watch, WatchEvent};
 
 pub(crate) use midflight_arch as arch;
 

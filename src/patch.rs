@@ -1,6 +1,6 @@
 //! A patch library, from its file to being on.
 
-use crate::applied::Applied;
+use crate::applied::{Applied, applied};
 use crate::change::{Target, resolve_all};
 use crate::elf;
 use crate::error::Error;
@@ -9,9 +9,11 @@ use crate::manifest::{self, Manifest};
 use crate::options::Options;
 use crate::plan::{self, Built, Check, Note, Rules};
 use crate::process::{HeldTarget, Remembered};
-use crate::transaction::{self, Change, MACHINE, OriginalCell, Request, Session};
+use crate::transaction::{Change, MACHINE, OriginalCell, Request, Session};
 use parking_lot::Mutex;
 use std::fmt;
+use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -40,8 +42,17 @@ impl Patch {
     /// # Errors
     /// [`Error::ReadPatch`] if there is no such file, [`Error::BadPatch`] if it is no patch library for this machine.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, Error> {
-        let path = path.as_ref().to_owned();
-        let bytes = read(&path).map_err(|source| Error::ReadPatch { path: path.clone(), source })?;
+        let path = path.as_ref();
+        match open_regular(path) {
+            Ok(file) => Self::from_file(path, file),
+            Err(source) => Err(Error::ReadPatch { path: path.to_owned(), source }),
+        }
+    }
+
+    /// As [`Self::open`], of a file that is open already; `path` is what reports call it.
+    pub(crate) fn from_file(path: &Path, mut file: File) -> Result<Self, Error> {
+        let (path, mut bytes) = (path.to_owned(), Vec::new());
+        file.read_to_end(&mut bytes).map_err(|source| Error::ReadPatch { path: path.clone(), source })?;
         let manifest = manifest::parse(&bytes, MACHINE)
             .map_err(|fault| Error::BadPatch { path: path.clone(), fault })?;
         let targets = manifest.replacements.iter().map(|one| Target::Name(one.target.clone())).collect();
@@ -155,11 +166,14 @@ impl Patch {
         session.apply(request).map(Applied::new)
     }
 
+    /// Was `applied` applied from these bytes?
+    #[cfg(feature = "watch")]
+    pub(crate) fn is_of(&self, applied: &Applied) -> bool {
+        applied.is_of(&self.inner.bytes)
+    }
+
     fn is_applied(&self) -> bool {
-        let same = |entry: &Arc<transaction::Entry>| {
-            entry.image.as_ref().is_some_and(|image| *image == self.inner.bytes)
-        };
-        transaction::applied().iter().any(same)
+        applied().iter().any(|applied| applied.is_of(&self.inner.bytes))
     }
 
     fn resolve(&self, options: &Options) -> Result<Vec<Vec<HeldTarget>>, Error> {
@@ -232,12 +246,12 @@ impl Patch {
     }
 }
 
-/// The whole of a regular file.
-fn read(path: &Path) -> std::io::Result<Vec<u8>> {
+/// Asked first: opening something else may wait for ever or have effects.
+fn open_regular(path: &Path) -> std::io::Result<File> {
     if !std::fs::metadata(path)?.is_file() {
         return Err(std::io::Error::other("not a regular file"));
     }
-    std::fs::read(path)
+    File::open(path)
 }
 
 impl fmt::Debug for Patch {

@@ -55,18 +55,32 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("fault", &[]),
     ("proof", &[]),
     ("held", &[]),
+    ("serialize", &[]),
     ("options", &[]),
-    ("error", &["arch"]),
+    ("error", &["arch", "serialize"]),
     ("elf", &[]),
     ("manifest", &["elf", "error"]),
-    ("plan", &["arch", "elf", "error"]),
+    ("plan", &["arch", "elf", "error", "serialize"]),
     ("process", &["elf", "error", "sys"]),
     ("loader", &["sys", "error", "process"]),
     ("memory", &["held", "sys", "proof", "fault"]),
     ("threads", &["held", "sys", "proof", "fault", "error"]),
     (
         "transaction",
-        &["plan", "process", "memory", "threads", "elf", "arch", "sys", "held", "error", "options", "fault"],
+        &[
+            "plan",
+            "process",
+            "memory",
+            "threads",
+            "elf",
+            "arch",
+            "sys",
+            "held",
+            "error",
+            "options",
+            "fault",
+            "serialize",
+        ],
     ),
     ("applied", &["transaction", "options", "error"]),
     ("change", &["applied", "transaction", "process", "plan", "options", "error"]),
@@ -74,6 +88,11 @@ const LAYERS: &[(&str, &[&str])] = &[
         "patch",
         &["change", "applied", "transaction", "manifest", "loader", "process", "plan", "options", "error"],
     ),
+    (
+        "capabilities",
+        &["transaction", "threads", "memory", "loader", "process", "plan", "sys", "error", "serialize"],
+    ),
+    ("watch", &["patch", "applied", "transaction", "threads", "sys", "options", "error", "serialize"]),
 ];
 
 #[test]
@@ -107,7 +126,7 @@ fn pure_files_forbid_unsafe_code() {
         path.starts_with("src/plan/")
             || path.starts_with("src/elf/")
             || path.starts_with("src/manifest")
-            || ["src/proof.rs", "src/process/names.rs"].contains(&path)
+            || ["src/proof.rs", "src/serialize.rs", "src/process/names.rs"].contains(&path)
             || ["src/threads/rendezvous.rs", "src/threads/safe_point.rs"].contains(&path)
     };
     let sources: Vec<Source> = sources("src").into_iter().filter(|source| pure(&source.0)).collect();

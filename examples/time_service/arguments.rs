@@ -13,9 +13,9 @@ usage: time_service                                   tells the story and ends
 
   --serve      answers at /time, on the loopback interface
   --port N     on this port; any free one unless given
-  --watch DIR  applies patch libraries (*.so): one that is renamed into DIR or closed after writing
-               is applied, a newer file of its name takes its place, one that is removed is rolled
-               back. Nobody else may be able to write to DIR: its patches run in this process.
+  --watch DIR  applies the patch libraries (*.so) in DIR: one that is renamed into it or closed after
+               writing is applied, a newer file of its name takes its place, one that is removed is
+               rolled back. Nobody else may be able to write to DIR: its patches run in this process.
   --help       this";
 
 /// What is to be done.

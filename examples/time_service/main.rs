@@ -15,15 +15,13 @@ mod reply;
 mod service;
 mod story;
 mod table;
-mod trust;
-mod watch;
 
 use arguments::Arguments;
+use midflight::{Options, Watch};
 use service::Service;
 use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
-use watch::Watch;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 type Result<T> = std::result::Result<T, Error>;
@@ -48,11 +46,13 @@ fn main() -> ExitCode {
 
 /// Serves until the process is killed.
 fn serve(port: u16, directory: Option<&Path>) -> Result<()> {
-    let watch = directory.map(Watch::begin).transpose()?;
+    // SAFETY: whoever can put a library into the directory answers for it, as `--help` says: nobody else can.
+    let watch = |directory| unsafe { Watch::directory(directory, &Options::new()) };
+    let watch = directory.map(watch).transpose()?;
     let service = Service::start(port)?;
     println!("http://{}/time", service.address());
-    if let Some(Err(error)) = watch.map(Watch::run) {
-        println!("the directory is no longer watched: {error}; the patches that are on stay on");
+    if let Some(watch) = watch {
+        watch.events().for_each(|event| println!("{event}"));
     }
     loop {
         thread::park();

@@ -321,6 +321,22 @@ pub enum Error {
         /// That of this copy.
         ours: u64,
     },
+    /// Others could put code into this process through a directory or file that is to be watched.
+    #[error("{} is not trusted: {reason}", path.display())]
+    Untrusted {
+        /// The directory or file that others could change: maybe one above the directory watched.
+        path: PathBuf,
+        /// Who could, and what to do about it.
+        reason: String,
+    },
+    /// A directory cannot be watched, or no longer. The patches that are on stay on.
+    #[error("directory {} is not watched: {source}", path.display())]
+    Watch {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
     /// The call came from where it cannot work, such as a patch library's constructor.
     #[error("this thread is in the middle of a commit already; call midflight from elsewhere")]
     Nested,
@@ -339,11 +355,13 @@ impl Error {
 
 /// A function that matches a name.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Candidate {
     /// Raw name.
     pub name: String,
     /// File of its module.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serialize::path"))]
     pub module: PathBuf,
     /// Where it stands in this process.
     pub address: u64,
@@ -357,6 +375,7 @@ impl fmt::Display for Candidate {
 
 /// A thread, for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct ThreadName {
     /// Its number, as in `/proc/self/task`.

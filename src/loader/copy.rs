@@ -97,6 +97,25 @@ fn unnamed(bytes: &[u8]) -> io::Result<File> {
     File::open(format!("/proc/thread-self/fd/{}", file.as_raw_fd()))
 }
 
+/// Keeps a page of zeroes as a library would be kept, maps it as code, and forgets it: nothing is loaded. Where
+/// that is not in a memfd, the answer is why not.
+pub(crate) fn probe() -> io::Result<Option<io::Error>> {
+    const PAGE: usize = 4096;
+    let (file, why_no_memfd) = match sealed(&[0; PAGE], Path::new("midflight-probe")) {
+        Ok(file) => (file, None),
+        Err(error) => (unnamed(&[0; PAGE])?, Some(error)),
+    };
+    // As the dynamic linker will.
+    let file = File::open(name_of(&file))?;
+    let (protection, fd) = ((libc::PROT_READ | libc::PROT_EXEC) as usize, file.as_raw_fd() as usize);
+    // SAFETY: a new mapping, which replaces nothing.
+    let page =
+        unsafe { sys::call(libc::SYS_mmap, [0, PAGE, protection, libc::MAP_PRIVATE as usize, fd, 0])? };
+    // SAFETY: our own page, of which nobody has the address.
+    let _ = unsafe { sys::call(libc::SYS_munmap, [page, PAGE, 0, 0, 0, 0]) };
+    Ok(why_no_memfd)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,6 +5,7 @@ mod copy;
 mod panics;
 mod symbols;
 
+pub(crate) use copy::probe;
 pub use panics::ForeignPanic;
 pub(crate) use symbols::{defined_before, missing};
 

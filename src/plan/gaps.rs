@@ -51,6 +51,20 @@ impl Occupied {
     }
 }
 
+impl Occupied {
+    /// How many bytes are free at start addresses in `window`, and how many of them in one piece.
+    pub(crate) fn free(&self, window: &RangeInclusive<u64>) -> (u64, u64) {
+        let (mut all, mut largest, mut free_from) = (0, 0, LOWEST.max(*window.start()));
+        let end = HIGHEST.min(window.end().saturating_add(1));
+        for (start, next) in self.0.iter().copied().chain(std::iter::once((end, end))) {
+            let piece = start.min(end).saturating_sub(free_from);
+            (all, largest) = (all + piece, largest.max(piece));
+            free_from = free_from.max(next);
+        }
+        (all, largest)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,5 +88,16 @@ mod tests {
         assert_eq!(occupied().find(&(0x3f_f001..=0x3f_ffff), 0x1000, 0x48_0000), None);
         assert_eq!(occupied().find(&(0x3f_f000..=0x3f_f000), 0x2000, 0x48_0000), None);
         assert_eq!(occupied().find(&(0..=0xffff), 0x1000, 0), None);
+    }
+
+    #[test]
+    fn what_is_free_in_a_window() {
+        let (below, above) = (0x40_0000 - LOWEST, 0x2000_0000 - 0x1060_0000);
+        assert_eq!(occupied().free(&(0..=0x1fff_ffff)), (below + above, above));
+        assert_eq!(occupied().free(&(0..=0x47_ffff)), (below, below));
+        assert_eq!(occupied().free(&(0..=0x1_ffff)), (0x1_0000, 0x1_0000));
+        assert_eq!(occupied().free(&(0x3f_f000..=0x1060_0fff)), (0x2000, 0x1000));
+        assert_eq!(occupied().free(&(0x40_0000..=0x105f_ffff)), (0, 0));
+        assert_eq!(occupied().free(&(HIGHEST - 0x1000..=u64::MAX)), (0x1000, 0x1000));
     }
 }

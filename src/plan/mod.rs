@@ -9,7 +9,7 @@ mod runtime;
 
 pub(crate) use choose::{NoForm, choose, overlap};
 pub(crate) use gaps::Occupied;
-pub(crate) use place::{Group, Need, group, lay_out};
+pub(crate) use place::{Group, Need, group, lay_out, reachable};
 pub use report::{Check, CheckedFunction};
 pub use runtime::Note;
 pub(crate) use runtime::{Built, Rules, compare_runtimes};

@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use crate::arch::{self, Form, InstructionSet, Measure, Places};
-use std::ops::RangeInclusive;
+use std::ops::{Range, RangeInclusive};
 
 const PAGE: u64 = 4096;
 /// Trampolines and islands begin at such an address: the alignment that compilers give functions.
@@ -69,6 +69,22 @@ pub(crate) fn group(set: InstructionSet, needs: &[Need<'_>]) -> Result<Vec<Group
         group.data = round(group.members.len() as u64 * arch::slot_room() as u64, PAGE);
     }
     Ok(groups)
+}
+
+/// Where a block of a page of code and one of slots may start that serves sites anywhere in `text`, as a plain function
+/// there would need it. None if no place reaches all of it.
+pub(crate) fn reachable(set: InstructionSet, text: &Range<u64>) -> Option<RangeInclusive<u64>> {
+    // Instructions of which nothing depends on where they stand, and a return.
+    let plain: &[u8] = match set {
+        InstructionSet::X86_64 => &[0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0x90, 0xc3],
+        _ => &[0x1f, 0x20, 0x03, 0xd5, 0xc0, 0x03, 0x5f, 0xd6],
+    };
+    let last = text.end.saturating_sub(plain.len() as u64).max(text.start);
+    let window = |address| {
+        let measure = arch::measure(set, &arch::Function { address, bytes: plain });
+        measure.window(super::choose(set, &measure, None, &[]).ok()?, 2 * PAGE)
+    };
+    intersection(&window(text.start)?, &window(last)?)
 }
 
 /// Where the parts of each member stand in a block at `start`, in the order of the members.
@@ -139,5 +155,18 @@ mod tests {
             before = (places.island + arch::island_room(SET) as u64, places.slot + 8);
         }
         assert!(before.0 <= code_end && before.1 <= code_end + group.data);
+    }
+
+    #[test]
+    fn what_is_reachable_is_so_from_both_ends() {
+        for (set, reach) in [(InstructionSet::X86_64, 2 << 30), (InstructionSet::Aarch64, 128 << 20)] {
+            let text = 0x5500_0000_0000..0x5500_0100_0000;
+            let window = reachable(set, &text).unwrap();
+            // Less a block; the last function begins before the end.
+            let (lowest, highest) = (text.end - reach, text.start + reach);
+            assert!((lowest - 8..lowest + 4 * PAGE).contains(window.start()), "{set}: {window:x?}");
+            assert!((highest - 4 * PAGE..highest).contains(window.end()), "{set}: {window:x?}");
+            assert_eq!(reachable(set, &(text.start..text.start + 3 * reach)), None);
+        }
     }
 }

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 
 /// The result of a dry run: every target was found and can be patched. Nothing has been changed.
 #[derive(Debug, Clone)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Check {
     /// Name of the patch or transaction.
@@ -20,6 +21,7 @@ pub struct Check {
 
 /// A target that was found and measured.
 #[derive(Debug, Clone)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct CheckedFunction {
     /// The target as it was asked for.
@@ -27,12 +29,14 @@ pub struct CheckedFunction {
     /// Its symbol, as in the file.
     pub symbol: String,
     /// The file of its module.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serialize::path"))]
     pub module: PathBuf,
     /// Where it stands in this process.
     pub address: u64,
     /// Its length in bytes.
     pub size: u64,
     /// The form that its site will take; a replacement that turns out to be near takes the direct form.
+    #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serialize::text"))]
     pub form: Form,
     /// The instructions that will be displaced. Empty if the target is replaced already, since
     /// then only a pointer changes.

@@ -99,6 +99,14 @@ impl fmt::Display for Note {
     }
 }
 
+/// As it reads.
+#[cfg(feature = "serde")]
+impl serde::Serialize for Note {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        crate::serialize::text(self, serializer)
+    }
+}
+
 /// What may differ, and what the program is like.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Rules {

@@ -11,7 +11,7 @@ mod remember;
 mod resolve;
 
 pub(crate) use copies::Policy;
-pub(crate) use maps::MemoryMap;
+pub(crate) use maps::{Mapping, MemoryMap};
 pub(crate) use modules::{ModuleHold, bias_of};
 pub(crate) use remember::Remembered;
 pub(crate) use resolve::{HeldTarget, Resolver, Target};

@@ -179,7 +179,7 @@ impl Drop for Fd {
     }
 }
 
-/// Blocks all 64 signals on this thread until the guard is dropped, so that no handler of the
+/// Blocks signals on this thread, all 64 unless said otherwise, until the guard is dropped, so that no handler of the
 /// application runs on the committing thread. Raw: libc keeps two signals for itself.
 #[derive(Debug)]
 pub(crate) struct SignalsBlocked {
@@ -188,11 +188,15 @@ pub(crate) struct SignalsBlocked {
 
 impl SignalsBlocked {
     pub(crate) fn new() -> Result<Self, Errno> {
-        let all = u64::MAX;
+        Self::these(u64::MAX)
+    }
+
+    /// Blocks only those in `signals`, bit n-1 for signal n; threads started meanwhile inherit that.
+    pub(crate) fn these(signals: u64) -> Result<Self, Errno> {
         let mut before = 0u64;
-        let (all, old) = ((&raw const all) as usize, (&raw mut before) as usize);
+        let (new, old) = ((&raw const signals) as usize, (&raw mut before) as usize);
         // SAFETY: both point to 8 bytes, the size of the kernel's set, which is passed along.
-        unsafe { call(libc::SYS_rt_sigprocmask, [libc::SIG_SETMASK as usize, all, old, 8, 0, 0])? };
+        unsafe { call(libc::SYS_rt_sigprocmask, [libc::SIG_BLOCK as usize, new, old, 8, 0, 0])? };
         Ok(Self { before })
     }
 }

@@ -3,6 +3,7 @@
 
 mod context;
 mod list;
+mod outlook;
 mod quiesce;
 mod rendezvous;
 mod safe_point;
@@ -10,8 +11,11 @@ mod signal;
 mod stack;
 mod task;
 
+pub(crate) use outlook::{SignalOutlook, proc_files, signal_outlook};
 pub(crate) use quiesce::Crew;
 pub(crate) use safe_point::Danger;
+#[cfg(feature = "watch")]
+pub(crate) use signal::candidates as stop_signals;
 
 /// Tells the threads that they must synchronise their instruction stream themselves after a hold,
 /// since the kernel has no membarrier for that.

@@ -39,6 +39,12 @@ const CANDIDATES: [i32; 26] = {
     candidates
 };
 
+/// The signals that may be chosen, bit n-1 for signal n. A thread that is to be held blocks none of them.
+#[cfg(feature = "watch")]
+pub(crate) fn candidates() -> u64 {
+    CANDIDATES.iter().fold(0, |set, signal| set | 1 << (signal - 1))
+}
+
 /// Makes room for `count` threads in a table. Only between holds, while nobody is inside it.
 pub(super) fn make_room(table: usize, count: usize) {
     let Some((first, room)) = PLACES.get(table).filter(|_| places(table).len() < count) else { return };
@@ -65,27 +71,59 @@ pub(super) fn places(table: usize) -> &'static [Place] {
 /// The signal to use in this hold: one whose disposition was the default when it was chosen, which is
 /// still ours, and which as few threads as possible blocked and none waited for then.
 pub(super) fn ready(threads: &[i32]) -> Result<i32, Error> {
-    let current = SIGNAL.load(Relaxed);
-    if current != 0 && disposition(current) == Some(handler as *const () as usize) {
+    if let Some(current) = current() {
         return Ok(current);
     }
-    let (mut blocked, mut awaited) = ([0u32; 64], 0u64);
-    for tid in threads {
-        let mask = task::blocked(*tid).unwrap_or(0);
-        for (bit, count) in blocked.iter_mut().enumerate() {
-            *count += (mask >> bit & 1) as u32;
-        }
-        awaited |= task::awaited(*tid);
-    }
-    let free = |signal: &i32| disposition(*signal) == Some(libc::SIG_DFL) && awaited >> (signal - 1) & 1 == 0;
-    let chosen = CANDIDATES
-        .into_iter()
-        .filter(free)
-        .min_by_key(|signal| blocked.get(*signal as usize - 1).copied().unwrap_or(u32::MAX))
-        .ok_or(Error::NoSignal)?;
+    let chosen = Survey::of(threads).choose()?;
     install(chosen)?;
     SIGNAL.store(chosen, Relaxed);
     Ok(chosen)
+}
+
+/// The signal in use, if its handler is still ours.
+pub(super) fn current() -> Option<i32> {
+    let current = SIGNAL.load(Relaxed);
+    (current != 0 && disposition(current) == Some(handler as *const () as usize)).then_some(current)
+}
+
+/// What threads do with signals.
+pub(super) struct Survey {
+    /// How many block each.
+    blocked: [u32; 64],
+    /// Those that one waits for.
+    awaited: u64,
+}
+
+impl Survey {
+    pub(super) fn of(threads: &[i32]) -> Self {
+        let (mut blocked, mut awaited) = ([0u32; 64], 0u64);
+        for tid in threads {
+            let mask = task::blocked(*tid).unwrap_or(0);
+            for (bit, count) in blocked.iter_mut().enumerate() {
+                *count += (mask >> bit & 1) as u32;
+            }
+            awaited |= task::awaited(*tid);
+        }
+        Self { blocked, awaited }
+    }
+
+    pub(super) fn choose(&self) -> Result<i32, Error> {
+        let free = CANDIDATES.into_iter().filter(|signal| self.obstacle(*signal).is_none());
+        free.min_by_key(|signal| self.blocking(*signal)).ok_or(Error::NoSignal)
+    }
+
+    /// How many threads block `signal`.
+    pub(super) fn blocking(&self, signal: i32) -> u32 {
+        self.blocked.get(signal as usize - 1).copied().unwrap_or(u32::MAX)
+    }
+
+    /// Why `signal` cannot be used.
+    pub(super) fn obstacle(&self, signal: i32) -> Option<&'static str> {
+        if disposition(signal) != Some(libc::SIG_DFL) {
+            return Some("the program handles or ignores it");
+        }
+        (self.awaited >> (signal - 1) & 1 == 1).then_some("a thread waits for it")
+    }
 }
 
 /// Sends thread `tid` the signal with a ticket (rt_tgsigqueueinfo(2)).

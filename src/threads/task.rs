@@ -6,13 +6,13 @@ use crate::sys::{Errno, Fd};
 /// The path of a file of a thread. Between the folder and the file are slashes, of which a path may have any
 /// number; the last of them give way to the digits of the thread's number. So nothing is copied from place to place,
 /// which the compiler would leave to memcpy.
-type Path = [u8; 40];
+pub(super) type Path = [u8; 40];
 
 const FOLDER: &[u8; 16] = b"/proc/self/task/";
 const DIGITS: std::ops::Range<usize> = FOLDER.len()..FOLDER.len() + 10;
-const STAT: Path = path_of(b"stat");
-const STATUS: Path = path_of(b"status");
-const SYSCALL: Path = path_of(b"syscall");
+pub(super) const STAT: Path = path_of(b"stat");
+pub(super) const STATUS: Path = path_of(b"status");
+pub(super) const SYSCALL: Path = path_of(b"syscall");
 const COMM: Path = path_of(b"comm");
 
 /// How a thread is to be treated.
@@ -85,6 +85,11 @@ pub(super) fn awaited(tid: i32) -> u64 {
         Ok(8) => u64::from_ne_bytes(value),
         _ => 0,
     }
+}
+
+/// Can this file of thread `tid` be read?
+pub(super) fn probe(tid: i32, file: Path) -> Result<(), Errno> {
+    read(tid, file, &mut [0; 16]).map(drop)
 }
 
 /// The thread's name, for reports; may allocate.

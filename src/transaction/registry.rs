@@ -60,12 +60,17 @@ impl Entry {
 
 /// What a commit cost the other threads.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize))]
 #[non_exhaustive]
 pub struct Held {
     /// How many were held; none if one store was enough.
     pub threads: usize,
     /// How long, at most: from the first signal to the moment when all may go on. When each does is up to the
     /// scheduler then.
+    #[cfg_attr(
+        feature = "serde",
+        serde(rename = "time_ns", serialize_with = "crate::serialize::nanoseconds")
+    )]
     pub time: Duration,
 }
 

@@ -99,7 +99,9 @@ fn their_commits_exclude_each_other() {
 
         // Many commits of both at once, and forks meanwhile: the child can commit with either.
         second.roll_back();
-        midflight::applied().iter().for_each(|applied| drop(applied.rollback_with(&patient()).unwrap()));
+        for applied in midflight::applied() {
+            applied.rollback_with(&patient()).unwrap();
+        }
         let done = AtomicBool::new(false);
         std::thread::scope(|scope| {
             scope.spawn(|| {

@@ -11,6 +11,7 @@
 mod bad_input;
 mod by_hand;
 mod bytes;
+mod capabilities;
 // Nothing in it depends on the machine, and emulated compilers are slow.
 #[cfg(target_arch = "x86_64")]
 mod compile_fail;
@@ -34,10 +35,14 @@ mod names;
 mod panics;
 mod patch_libraries;
 mod runtimes;
+mod serialized;
 mod stacking;
 mod storm;
 mod support;
 mod targets;
+mod watch;
+mod watch_ends;
+mod watch_trust;
 
 #[global_allocator]
 static ALLOCATOR: support::alloc::Guarded = support::alloc::Guarded;

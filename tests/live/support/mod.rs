@@ -4,6 +4,7 @@ pub mod alloc;
 pub mod child;
 pub mod fixtures;
 pub mod watchdog;
+pub mod watched;
 
 use midflight::{Error, Options};
 use std::time::Duration;

@@ -1,0 +1,286 @@
+//! The patches that are on because of the directory, and what a change of a file does to them.
+
+use super::Shared;
+use super::event::WatchEvent;
+use super::trust::{Directory, Place};
+use crate::applied::Applied;
+use crate::error::Error;
+use crate::options::Options;
+use crate::patch::Patch;
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// The pauses between tries double from the one to the other.
+const PAUSES: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+
+/// What was seen of a file. What the directory looks like now counts, since that may be newer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Change {
+    /// It came, complete.
+    Arrived,
+    /// Its rights changed.
+    Touched,
+    /// It went.
+    Left,
+}
+
+pub(super) struct Patches {
+    place: Place,
+    options: Options,
+    shared: Arc<Shared>,
+    /// What is on of the file of each name, the newest last. More than one only if a rollback failed.
+    on: BTreeMap<OsString, Vec<Applied>>,
+    /// Names whose patch is not as it should be.
+    failed: BTreeMap<OsString, Failure>,
+    /// Set while others can write to the directory.
+    suspended: Option<Pause>,
+}
+
+struct Failure {
+    /// Set if it may go better after a while.
+    again: Option<Pause>,
+    /// The same library is on already, maybe under another name of the directory.
+    is_duplicate: bool,
+}
+
+#[derive(Clone, Copy)]
+struct Pause {
+    until: Instant,
+    length: Duration,
+}
+
+impl Pause {
+    fn after(before: Option<Self>) -> Self {
+        let length = before.map_or(PAUSES.0, |before| PAUSES.1.min(before.length * 2));
+        Self { until: Instant::now() + length, length }
+    }
+
+    fn is_over(&self) -> bool {
+        self.until <= Instant::now()
+    }
+}
+
+impl Patches {
+    pub(super) fn new(place: Place, options: Options, shared: Arc<Shared>) -> Self {
+        Self { place, options, shared, on: BTreeMap::new(), failed: BTreeMap::new(), suspended: None }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        self.place.path()
+    }
+
+    pub(super) fn ready(&self) -> WatchEvent {
+        let on = self.on.values().flatten().filter(|applied| applied.is_applied()).count();
+        WatchEvent::Ready { path: self.path().to_owned(), on }
+    }
+
+    /// When [`Self::try_again`] will have something to do.
+    pub(super) fn next_try(&self) -> Option<Instant> {
+        let files = self.failed.values().filter_map(|failure| failure.again);
+        files.chain(self.suspended).map(|pause| pause.until).min()
+    }
+
+    pub(super) fn try_again(&mut self) -> Result<(), Error> {
+        if self.suspended.is_some_and(|pause| pause.is_over()) {
+            return self.compare_all();
+        }
+        let due = |failure: &Failure| failure.again.is_some_and(|pause| pause.is_over());
+        let due = self.failed.iter().filter(|(_, failure)| due(failure));
+        let names: Vec<_> = due.map(|(name, _)| (name.clone(), Change::Arrived)).collect();
+        self.compare(&names)
+    }
+
+    /// Everything anew, files in the order of their names.
+    pub(super) fn compare_all(&mut self) -> Result<(), Error> {
+        let Some(directory) = self.open()? else { return Ok(()) };
+        let mut names = directory.names()?;
+        names.extend(self.on.keys().chain(self.failed.keys()).cloned());
+        names.sort();
+        names.dedup();
+        names.iter().for_each(|name| self.compare_one(&directory, name, Change::Arrived));
+        Ok(())
+    }
+
+    /// Something happened to these files, in this order. An error if the directory is gone.
+    pub(super) fn compare(&mut self, names: &[(OsString, Change)]) -> Result<(), Error> {
+        if !names.iter().any(|(name, _)| is_library(name)) && self.suspended.is_none() {
+            return Ok(());
+        }
+        let was_suspended = self.suspended.is_some();
+        match self.open()? {
+            None => Ok(()),
+            // Meanwhile anything may have changed.
+            Some(_) if was_suspended => self.compare_all(),
+            Some(directory) => {
+                names.iter().for_each(|(name, change)| self.compare_one(&directory, name, *change));
+                Ok(())
+            }
+        }
+    }
+
+    /// The directory, judged anew; none while it is not trusted.
+    fn open(&mut self) -> Result<Option<Directory>, Error> {
+        match self.place.open() {
+            Ok(directory) => {
+                self.suspended = None;
+                Ok(Some(directory))
+            }
+            Err(error @ Error::Untrusted { .. }) => {
+                let before = self.suspended.replace(Pause::after(self.suspended));
+                if before.is_none() {
+                    self.refused(self.path(), error);
+                }
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn compare_one(&mut self, directory: &Directory, name: &OsStr, change: Change) {
+        let touched_in_vain = change == Change::Touched && !self.failed.contains_key(name);
+        if !is_library(name) || touched_in_vain || self.shared.is_stopping() {
+            return;
+        }
+        let path = directory.path().join(name);
+        let done = match directory.file(name) {
+            // It will be told of when it is complete.
+            Ok(Some(_)) if change == Change::Left => return,
+            Ok(Some(file)) => self.put_on(directory, name, &path, file),
+            Ok(None) => {
+                self.put_on_duplicates(directory, name);
+                Ok(self.take_off(name, &path))
+            }
+            Err(error) => Err(error),
+        };
+        let before = self.failed.remove(name).and_then(|failure| failure.again);
+        let (again, is_duplicate) = match done {
+            Ok(true) => return,
+            Ok(false) => (true, false),
+            Err(error) => {
+                let may_go_better = matches!(error, Error::Busy { .. } | Error::Deadline { .. });
+                let is_duplicate = matches!(error, Error::AlreadyApplied { .. });
+                self.refused(&path, error);
+                (may_go_better, is_duplicate)
+            }
+        };
+        let again = again.then(|| Pause::after(before));
+        self.failed.insert(name.to_owned(), Failure { again, is_duplicate });
+    }
+
+    /// Brings the patch in `file` on, and then what was on of that name off. False if the latter failed.
+    fn put_on(
+        &mut self,
+        directory: &Directory,
+        name: &OsStr,
+        path: &Path,
+        file: File,
+    ) -> Result<bool, Error> {
+        let patch = Patch::from_file(path, file)?;
+        // Also if it is off: then the program itself rolled it back.
+        let is_it = |applied: &Applied| patch.is_of(applied);
+        let (same, older): (Vec<_>, Vec<_>) =
+            self.on.remove(name).unwrap_or_default().into_iter().partition(is_it);
+        let new = if let Some(applied) = same.into_iter().next() {
+            Ok(applied)
+        } else if let Some(applied) = self.renamed(directory, path, is_it) {
+            Ok(applied)
+        } else {
+            self.apply(path, &patch)
+        };
+        match new {
+            Ok(applied) => {
+                self.on.insert(name.to_owned(), vec![applied]);
+                Ok(self.roll_back(name, path, older))
+            }
+            Err(error) => {
+                if !older.is_empty() {
+                    self.on.insert(name.to_owned(), older);
+                }
+                Err(error)
+            }
+        }
+    }
+
+    fn apply(&self, path: &Path, patch: &Patch) -> Result<Applied, Error> {
+        let check = patch.check()?;
+        tracing::debug!(path = %path.display(), %check, "checked");
+        // SAFETY: the contract of `Watch::directory`: whoever could put the library here keeps that of `apply`.
+        let applied = unsafe { patch.apply(&self.options) }?;
+        self.tell(WatchEvent::Applied { path: path.to_owned(), applied: applied.clone() });
+        Ok(applied)
+    }
+
+    /// A patch that is on of a file that is gone, since it has the name `path` now.
+    fn renamed(
+        &mut self,
+        directory: &Directory,
+        path: &Path,
+        is_it: impl Fn(&Applied) -> bool,
+    ) -> Option<Applied> {
+        let gone = self.on.iter_mut().filter(|(name, _)| !directory.has(name));
+        let (from, applied) = gone.into_iter().find_map(|(name, all)| {
+            let place = all.iter().position(|applied| applied.is_applied() && is_it(applied))?;
+            Some((directory.path().join(name), all.remove(place)))
+        })?;
+        self.tell(WatchEvent::Renamed { from, path: path.to_owned(), applied: applied.clone() });
+        Some(applied)
+    }
+
+    /// Before a file's patch goes off: another file that was refused for being the same takes its place.
+    fn put_on_duplicates(&mut self, directory: &Directory, gone: &OsStr) {
+        let duplicates = self.failed.iter().filter(|(name, failure)| failure.is_duplicate && *name != gone);
+        let names: Vec<_> = duplicates.map(|(name, _)| name.clone()).collect();
+        for name in names.iter().filter(|name| directory.has(name)) {
+            self.compare_one(directory, name, Change::Arrived);
+        }
+    }
+
+    fn take_off(&mut self, name: &OsStr, path: &Path) -> bool {
+        let all = self.on.remove(name).unwrap_or_default();
+        self.roll_back(name, path, all)
+    }
+
+    /// The newest first. What cannot be rolled back is kept, below what is on of that name.
+    fn roll_back(&mut self, name: &OsStr, path: &Path, all: Vec<Applied>) -> bool {
+        let mut stay = Vec::new();
+        for applied in all.into_iter().rev() {
+            let path = path.to_owned();
+            match applied.rollback_with(&self.options) {
+                Ok(held) => self.tell(WatchEvent::RolledBack { path, applied, held }),
+                // The program itself did it.
+                Err(Error::NotApplied { .. }) => {}
+                Err(error) => {
+                    tracing::warn!(path = %path.display(), %error, "not rolled back");
+                    stay.insert(0, applied.clone());
+                    self.tell(WatchEvent::StaysOn { path, applied, error });
+                }
+            }
+        }
+        let done = stay.is_empty();
+        if !done {
+            let newer = self.on.remove(name).unwrap_or_default();
+            stay.extend(newer);
+            self.on.insert(name.to_owned(), stay);
+        }
+        done
+    }
+
+    fn refused(&self, path: &Path, error: Error) {
+        tracing::warn!(path = %path.display(), %error, "not applied");
+        self.tell(WatchEvent::Refused { path: path.to_owned(), error });
+    }
+
+    fn tell(&self, event: WatchEvent) {
+        self.shared.events.push(event);
+    }
+}
+
+/// `*.so`, not hidden.
+fn is_library(name: &OsStr) -> bool {
+    Path::new(name).extension() == Some(OsStr::new("so")) && !name.as_bytes().starts_with(b".")
+}
