@@ -1,7 +1,7 @@
 //! Panics and exceptions pass the border between a patch library and the program, in both directions.
 
 use crate::support::fixtures::{self, Folder};
-use crate::support::{child, patient};
+use crate::support::child;
 use midflight::{Applied, ForeignPanic, Patch};
 use std::any::Any;
 use std::hint::black_box;
@@ -98,6 +98,11 @@ fn apply() -> (Cpp, Applied) {
     // SAFETY: built for these targets.
     let applied = unsafe { patch.apply(&patient()) }.unwrap();
     (cpp, applied)
+}
+
+/// The tests have an allocator of their own; what crosses the border here was allocated by neither.
+fn patient() -> midflight::Options {
+    crate::support::patient().allow_other_runtime()
 }
 
 fn none(_: &str) -> usize {
