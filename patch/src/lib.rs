@@ -39,7 +39,10 @@
 pub mod format;
 mod macros;
 mod original;
+mod patchable;
 mod pointer;
 
 pub use original::Original;
+#[doc(hidden)]
+pub use patchable::__patchable_number;
 pub use pointer::FnPointer;
