@@ -224,11 +224,13 @@ macro_rules! __patchable_function {
     (@arguments () $list:tt $($function:tt)*) => {
         $crate::__patchable_function! { @define $list $($function)* }
     };
-    (@arguments ($(mut)? self $($rest:tt)*) $($carried:tt)*) => { $crate::__patchable_function! { @receiver } };
-    (@arguments (& $($lt:lifetime)? $(mut)? self $($rest:tt)*) $($carried:tt)*) => {
-        $crate::__patchable_function! { @receiver }
+    (@arguments (self $($rest:tt)*) $($carried:tt)*) => { $crate::__patchable_function! { @receiver } };
+    (@arguments (mut self $($rest:tt)*) $($carried:tt)*) => { $crate::__patchable_function! { @receiver } };
+    (@arguments (& $($rest:tt)*) $($carried:tt)*) => { $crate::__patchable_function! { @receiver } };
+    (@arguments (mut $a:ident : $t:ty $(, $($rest:tt)*)?) [$($list:tt)*] $($carried:tt)*) => {
+        $crate::__patchable_function! { @arguments ($($($rest)*)?) [$($list)* ($a $t)] $($carried)* }
     };
-    (@arguments ($(mut)? $a:ident : $t:ty $(, $($rest:tt)*)?) [$($list:tt)*] $($carried:tt)*) => {
+    (@arguments ($a:ident : $t:ty $(, $($rest:tt)*)?) [$($list:tt)*] $($carried:tt)*) => {
         $crate::__patchable_function! { @arguments ($($($rest)*)?) [$($list)* ($a $t)] $($carried)* }
     };
     (@arguments ($pattern:tt : $t:ty $(, $($rest:tt)*)?) [$($list:tt)*] $($carried:tt)*) => {
@@ -269,7 +271,7 @@ macro_rules! __patchable_function {
                     number = const $crate::__patchable_number(
                         concat!(module_path!(), "::", stringify!($f), " ", line!(), ":", column!())
                     ),
-                    options(nomem, nostack, preserves_flags),
+                    options(nostack, preserves_flags),
                 );
                 body($($a),*)
             }
