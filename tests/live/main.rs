@@ -19,6 +19,7 @@ mod loading;
 mod many;
 mod modules;
 mod names;
+mod optimiser;
 mod patch_libraries;
 mod stacking;
 mod storm;

@@ -60,15 +60,29 @@ pub fn patch(folder: &Folder, name: &str, body: &str) -> PathBuf {
 /// The patch library in Rust of `tests/fixtures/rust_patch`, built once.
 pub fn rust_patch() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
-    BUILT.get_or_init(|| {
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("rust_patch");
-        let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
-            .args(["build", "--quiet", "--package", "rust_patch", "--target-dir"])
-            .arg(&target)
-            .current_dir(env!("CARGO_MANIFEST_DIR"))
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        target.join("debug/librust_patch.so")
-    })
+    BUILT.get_or_init(|| cargo_build("rust_patch", "rust_patch", &[]).join("debug/librust_patch.so"))
+}
+
+/// The host library of `tests/fixtures/optimised`, with or without `patchable!`, in release with these settings of
+/// the profile.
+pub fn optimised(cured: bool, settings: &[&str]) -> PathBuf {
+    let folder = format!("optimised-{cured}-{}", settings.join("-").replace(['"', '='], ""));
+    let mut arguments = vec!["--release".to_owned()];
+    arguments.extend(cured.then(|| "--features=cured".to_owned()));
+    arguments.extend(settings.iter().map(|setting| format!("--config=profile.release.{setting}")));
+    cargo_build("optimised", &folder, &arguments).join("release/liboptimised.so")
+}
+
+/// Builds a member of the workspace; gives the target folder, which is `folder` in the tests' own.
+fn cargo_build(package: &str, folder: &str, arguments: &[String]) -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join(folder);
+    let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+        .args(["build", "--quiet", "--package", package, "--target-dir"])
+        .arg(&target)
+        .args(arguments)
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    target
 }
