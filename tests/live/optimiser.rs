@@ -44,7 +44,7 @@ const MERGED: Effect = effect("calls::merged", 5, 505, 5005);
 const RECURSION: Effect = effect("calls::recursion", 10, 0, 11);
 const DROPPED: Effect = effect("arguments::dropped", 7, 70, 10_007);
 const PROMOTED: Effect = effect("arguments::promoted", 0, 0, 1);
-const BORROWED: Effect = effect("arguments::borrowed", 5, 41, 5);
+const BORROWED: Effect = effect("arguments::borrowed", 5, 185, 5);
 const CLEANUP: Effect = effect("unwinding::cleanup", 5, 1, 101);
 const NO_RETURN: Effect = Effect { name: "unwinding::no_return", argument: 5, before: None, replaced: 11 };
 
