@@ -20,6 +20,7 @@ mod many;
 mod modules;
 mod names;
 mod optimiser;
+mod optimiser_in_c;
 mod patch_libraries;
 mod stacking;
 mod storm;

@@ -1,5 +1,6 @@
 //! Patch libraries and host libraries, built by the tests.
 
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -29,9 +30,18 @@ impl Folder {
 
     /// As [`Self::library`], with further arguments to the compiler.
     pub fn library_with(&self, name: &str, source: &str, arguments: &[&str]) -> PathBuf {
-        let (file, library) = (self.path(&format!("{name}.c")), self.path(name));
+        self.compile(&compiler("CC", "cc"), "c", name, source, arguments)
+    }
+
+    /// As [`Self::library_with`], in C++.
+    pub fn library_in_cpp(&self, name: &str, source: &str, arguments: &[&str]) -> PathBuf {
+        self.compile(&compiler("CXX", "c++"), "cc", name, source, arguments)
+    }
+
+    fn compile(&self, compiler: &OsStr, kind: &str, name: &str, source: &str, arguments: &[&str]) -> PathBuf {
+        let (file, library) = (self.path(&format!("{name}.{kind}")), self.path(name));
         std::fs::write(&file, source).unwrap();
-        let output = Command::new(std::env::var_os("CC").unwrap_or_else(|| "cc".into()))
+        let output = Command::new(compiler)
             .args(["-shared", "-fPIC", "-O1", "-g", "-Wall", "-Wextra", "-Werror"])
             .arg(format!("-I{}/include", env!("CARGO_MANIFEST_DIR")))
             .arg(&file)
@@ -43,6 +53,11 @@ impl Folder {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         library
     }
+}
+
+/// The compiler that the environment names, or the usual one.
+pub fn compiler(variable: &str, usual: &str) -> OsString {
+    std::env::var_os(variable).unwrap_or_else(|| usual.into())
 }
 
 impl Drop for Folder {
