@@ -9,6 +9,7 @@ use crate::support::patient;
 use crate::target;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use midflight::{Error, Transaction};
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 
@@ -27,6 +28,7 @@ const WEAK: Build = Build { target: "__attribute__((noinline, weak))", arguments
 const HIDDEN_LTO: Build =
     Build { target: "__attribute__((noinline, weak, visibility(\"hidden\")))", arguments: &["-flto"] };
 const NO_IPA_RA: Build = Build { arguments: &["-fno-ipa-ra"], ..PLAIN };
+const NO_STACK_ALIGNMENT: Build = Build { arguments: &["-fno-ipa-stack-alignment"], ..PLAIN };
 const INLINE_CLONE: Build = Build { arguments: &["-flive-patching=inline-clone"], ..PLAIN };
 const INLINE_ONLY_STATIC: Build = Build { arguments: &["-flive-patching=inline-only-static"], ..PLAIN };
 
@@ -40,20 +42,19 @@ struct Effect {
 
 type Outcome = Result<u64, Error>;
 
-fn drive(effect: &Effect, build: &Build) -> Outcome {
-    let folder = Folder::new();
-    let target = format!("-DTARGET={}", build.target);
-    let arguments: Vec<_> = ["-O2", &target].into_iter().chain(build.arguments.iter().copied()).collect();
-    let path = folder.library_with("liboptimised_in_c.so", effect.source, &arguments);
-    let result = drive_library(&path, effect, &format!("{}!target", path.display()));
-    if let Err(Error::NotFound { nearest, .. }) = &result {
-        // The clone that is there instead is what the error names.
-        assert!(nearest.iter().any(|name| name.starts_with("target.")), "{nearest:?}");
+impl Build {
+    fn arguments(&self) -> Vec<String> {
+        let target = format!("-DTARGET={}", self.target);
+        ["-O2".to_owned(), target].into_iter().chain(self.arguments.iter().map(|&text| text.into())).collect()
     }
-    result
 }
 
-fn drive_library(path: &std::path::Path, effect: &Effect, target: &str) -> Outcome {
+fn drive(effect: &Effect, build: &Build) -> Outcome {
+    let folder = Folder::new();
+    drive_library(&folder.library_with("liboptimised_in_c.so", effect.source, &build.arguments()), effect)
+}
+
+fn drive_library(path: &Path, effect: &Effect) -> Outcome {
     // SAFETY: a library of plain functions.
     let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.unwrap();
     // SAFETY: that is its type.
@@ -65,7 +66,7 @@ fn drive_library(path: &std::path::Path, effect: &Effect, target: &str) -> Outco
     };
     assert_eq!(drive(), effect.before);
     let mut change = Transaction::new();
-    change.replace(target, effect.replacement);
+    change.replace(format!("{}!target", path.display()), effect.replacement);
     // SAFETY: same type. That callers know more of the target than that is what is to be seen.
     let applied = unsafe { change.commit(&patient()) }?;
     let result = drive();
@@ -103,8 +104,10 @@ fn shows(effect: &Effect, plain: &Build, is_harm: impl Fn(&Outcome) -> bool, cur
     }
 }
 
+/// Whether there are only clones of the target, which the error names.
 fn is_gone(outcome: &Outcome) -> bool {
-    matches!(outcome, Err(Error::NotFound { .. }))
+    matches!(outcome, Err(Error::NotFound { nearest, .. })
+        if nearest.iter().any(|name| name.starts_with("target.") || name.starts_with("target [clone")))
 }
 
 /// That a build of a source has a clone instead of the target, and so is no cure.
@@ -147,6 +150,30 @@ fn a_value_stays_in_a_register_of_the_callee() {
         replaced: 6,
     };
     shows(&effect, &PLAIN, |outcome| matches!(outcome, Ok(1)), &[NO_IPA_RA, INLINE_CLONE]);
+}
+
+// Where the stack was when it was called, modulo 16.
+#[cfg(target_arch = "x86_64")]
+target! {
+    fn live_stack_when_called(u64) -> u64 { "lea rax, [rsp + 8]", "and eax, 15", "ret" }
+}
+#[cfg(target_arch = "aarch64")]
+target! {
+    fn live_stack_when_called(u64) -> u64 { "mov x0, sp", "and x0, x0, 15", "ret" }
+}
+
+/// `-fipa-stack-alignment`: the target does not care, so the caller does not align the stack.
+#[test]
+fn the_stack_is_not_aligned() {
+    let effect = Effect {
+        source: "
+            TARGET unsigned long target(unsigned long number) { return number % 7; }
+            unsigned long driver(unsigned long number) { return target(number) + 1; }",
+        replacement: live_stack_when_called as *const (),
+        before: 6,
+        replaced: 1,
+    };
+    shows(&effect, &PLAIN, |outcome| matches!(outcome, Ok(9)), &[NO_STACK_ALIGNMENT, INLINE_CLONE]);
 }
 
 /// `-fipa-pure-const`: one call does for all rounds.
@@ -216,6 +243,17 @@ fn a_clone_has_a_constant_argument() {
     is_no_cure(&effect, &INLINE_CLONE);
     // Where the linker tells that no other definition can come, a weak function is one like others.
     is_no_cure(&effect, &HIDDEN_LTO);
+    // In C++ the clone's name has the target's in it, and is not taken for it.
+    let folder = Folder::new();
+    let source = effect.source.replace("unsigned long driver", "extern \"C\" unsigned long driver");
+    for (build, is_cured) in [(NOIPA, true), (PLAIN, false)] {
+        if is_gcc() {
+            let path = folder.library_in_cpp("liboptimised_in_cpp.so", &source, &build.arguments());
+            let outcome = drive_library(&path, &effect);
+            let is_fine = matches!(outcome, Ok(4005)) || (!is_cured && is_gone(&outcome));
+            assert!(is_fine, "{outcome:?}");
+        }
+    }
 }
 
 /// `-fipa-sra`: `target.isra.0` takes the value instead of the reference.
@@ -293,18 +331,18 @@ fn the_cleanup_of_a_caller_is_lost() {
     crate::support::alloc::watch();
     let drive = |build: &Build| {
         let folder = Folder::new();
-        let target = format!("-DTARGET={}", build.target);
-        let path = folder.library_in_cpp("liboptimised_in_cpp.so", SOURCE, &["-O2", &target]);
+        let path = folder.library_in_cpp("liboptimised_in_cpp.so", SOURCE, &build.arguments());
         // SAFETY: a library of plain functions.
         let library = unsafe { Library::open(Some(&path), RTLD_NOW | RTLD_LOCAL) }.unwrap();
         // SAFETY: that is its type.
         let replacement = unsafe { *library.get::<Number>(b"replacement").unwrap() } as *const ();
         let effect = Effect { source: SOURCE, replacement, before: 1, replaced: 101 };
-        drive_library(&path, &effect, &format!("{}!target", path.display())).unwrap()
+        drive_library(&path, &effect).unwrap()
     };
     assert_eq!(drive(&WEAK), 101);
     if is_gcc() && cfg!(target_arch = "x86_64") {
-        for build in [PLAIN, NOIPA] {
+        // With the stack as it should be, so that the exception gets anywhere.
+        for build in [NO_STACK_ALIGNMENT, NOIPA] {
             assert_eq!(drive(&build), 100, "the compiler no longer does this, docs/targets.md should say so");
         }
     }

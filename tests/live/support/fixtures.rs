@@ -25,20 +25,27 @@ impl Folder {
 
     /// Compiles C `source` to the shared library `name`.
     pub fn library(&self, name: &str, source: &str) -> PathBuf {
-        self.library_with(name, source, &[])
+        self.library_with(name, source, &[""; 0])
     }
 
     /// As [`Self::library`], with further arguments to the compiler.
-    pub fn library_with(&self, name: &str, source: &str, arguments: &[&str]) -> PathBuf {
+    pub fn library_with(&self, name: &str, source: &str, arguments: &[impl AsRef<OsStr>]) -> PathBuf {
         self.compile(&compiler("CC", "cc"), "c", name, source, arguments)
     }
 
     /// As [`Self::library_with`], in C++.
-    pub fn library_in_cpp(&self, name: &str, source: &str, arguments: &[&str]) -> PathBuf {
+    pub fn library_in_cpp(&self, name: &str, source: &str, arguments: &[impl AsRef<OsStr>]) -> PathBuf {
         self.compile(&compiler("CXX", "c++"), "cc", name, source, arguments)
     }
 
-    fn compile(&self, compiler: &OsStr, kind: &str, name: &str, source: &str, arguments: &[&str]) -> PathBuf {
+    fn compile(
+        &self,
+        compiler: &OsStr,
+        kind: &str,
+        name: &str,
+        source: &str,
+        arguments: &[impl AsRef<OsStr>],
+    ) -> PathBuf {
         let (file, library) = (self.path(&format!("{name}.{kind}")), self.path(name));
         std::fs::write(&file, source).unwrap();
         let output = Command::new(compiler)
