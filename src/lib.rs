@@ -79,6 +79,11 @@ static ENGINE: [u8; 5] = *b"0.1.0";
 #[doc = include_str!("../README.md")]
 struct Readme;
 
+/// So is that of the page about targets.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/targets.md")]
+struct Targets;
+
 /// For the fuzzer.
 #[cfg(fuzzing)]
 #[doc(hidden)]

@@ -208,3 +208,25 @@ fn each_effect_of_the_fixture_is_tested() {
     let names: Vec<_> = exported(&cured()).iter().map(name).collect();
     assert_eq!(names, ALL.iter().map(|effect| effect.name).chain([""]).collect::<Vec<_>>());
 }
+
+/// An instance has its address, and its name only where no other instance has it.
+#[test]
+fn an_instance_of_a_generic_function_is_a_target_of_its_own() {
+    #[inline(never)]
+    fn generic<T>(value: T) -> T {
+        std::hint::black_box(value)
+    }
+    let instances = [generic::<u32> as *const (), generic::<u64> as *const ()];
+    let check = |target: midflight::Target| {
+        let mut change = Transaction::new();
+        change.replace(target, crate::targets::greet as *const ());
+        change.check()
+    };
+    assert_ne!(instances[0], instances[1]);
+    for instance in instances {
+        assert_eq!(check(instance.into()).unwrap().functions[0].address, instance as u64);
+    }
+    let name = "live::optimiser::an_instance_of_a_generic_function_is_a_target_of_its_own::generic";
+    let error = check(name.into()).unwrap_err();
+    assert!(matches!(error, Error::Ambiguous { .. } | Error::NotFound { .. }), "{error}");
+}

@@ -25,6 +25,7 @@ const PLAIN: Build = Build { target: "__attribute__((noinline)) static", argumen
 const BARE: Build = Build { target: "static", arguments: &[] };
 const NOIPA: Build = Build { target: "__attribute__((noipa)) static", arguments: &[] };
 const WEAK: Build = Build { target: "__attribute__((noinline, weak))", arguments: &[] };
+const EXPORTED: Build = Build { target: "", arguments: &[] };
 const HIDDEN_LTO: Build =
     Build { target: "__attribute__((noinline, weak, visibility(\"hidden\")))", arguments: &["-flto"] };
 const NO_IPA_RA: Build = Build { arguments: &["-fno-ipa-ra"], ..PLAIN };
@@ -91,7 +92,7 @@ fn shows(effect: &Effect, plain: &Build, is_harm: impl Fn(&Outcome) -> bool, cur
     if !is_gcc() {
         return;
     }
-    for build in [NOIPA, INLINE_ONLY_STATIC].iter().chain(cures) {
+    for build in [NOIPA, INLINE_ONLY_STATIC, EXPORTED].iter().chain(cures) {
         let result = drive(effect, build).unwrap();
         assert_eq!(result, effect.replaced, "{} {:?}", build.target, build.arguments);
     }
@@ -342,6 +343,7 @@ fn the_cleanup_of_a_caller_is_lost() {
     assert_eq!(drive(&WEAK), 101);
     if is_gcc() && cfg!(target_arch = "x86_64") {
         // With the stack as it should be, so that the exception gets anywhere.
+        assert_eq!(drive(&EXPORTED), 101);
         for build in [NO_STACK_ALIGNMENT, NOIPA] {
             assert_eq!(drive(&build), 100, "the compiler no longer does this, docs/targets.md should say so");
         }
