@@ -2,9 +2,10 @@
 
 use std::{thread, time::Duration};
 
-#[inline(never)]
-fn greeting(visitor: u64) -> String {
-    format!("Hello, visitor {visitor}.")
+midflight::patchable! {
+    fn greeting(visitor: u64) -> String {
+        format!("Hello, visitor {visitor}.")
+    }
 }
 
 fn friendlier(visitor: u64) -> String {

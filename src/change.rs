@@ -139,7 +139,8 @@ impl Transaction {
     /// * Each replacement has its target's ABI, signature and types of the same layout.
     /// * It upholds what callers of the target rely on; so does the target after a rollback at any time.
     /// * The target was compiled so that it can be replaced: its callers use nothing of it but its calling
-    ///   convention (not inlined, no constant folded in, no register known to survive).
+    ///   convention (not inlined, no constant folded in, no register known to survive). In Rust
+    ///   [`patchable!`](crate::patchable) does that; `docs/targets.md` tells the rest.
     pub unsafe fn commit(&self, options: &Options) -> Result<Applied, Error> {
         let session = Session::begin(options)?;
         let changes = self.resolve(options)?.into_iter().zip(&self.changes);

@@ -19,7 +19,8 @@
 //! ```
 //!
 //! What you must do: keep the contract of [`Patch::apply`]; it is `unsafe` because nothing can check that
-//! a replacement fits its target.
+//! a replacement fits its target. Define functions that you mean to replace with [`patchable!`]: otherwise the
+//! compiler has used its knowledge of the old body in their callers.
 //!
 //! What it is not for: changing the layout of live data, functions that the compiler has inlined, processes
 //! other than its own.
@@ -66,7 +67,7 @@ pub use change::{Hook, Target, Transaction, replace, replace_with};
 pub use error::{Candidate, Error, NotSafe, PatchFault, Result, RuntimeDifference, ThreadName};
 pub use loader::ForeignPanic;
 pub use midflight_arch::{Form, Refusal};
-pub use midflight_patch::{FnPointer, Original};
+pub use midflight_patch::{FnPointer, Original, patchable};
 pub use options::Options;
 pub use patch::Patch;
 pub use plan::{Check, CheckedFunction, Note};
@@ -86,6 +87,11 @@ static ENGINE: [u8; 5] = *b"0.1.0";
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+/// So is that of the page about targets.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/targets.md")]
+struct Targets;
 
 /// For the fuzzer.
 #[cfg(fuzzing)]

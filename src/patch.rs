@@ -132,7 +132,8 @@ impl Patch {
     /// * Each replacement has its target's ABI, signature and types of the same layout.
     /// * It upholds what callers of the target rely on; so does the target after a rollback at any time.
     /// * The target was compiled so that it can be replaced: its callers use nothing of it but its calling
-    ///   convention (not inlined, no constant folded in, no register known to survive).
+    ///   convention (not inlined, no constant folded in, no register known to survive). In Rust
+    ///   [`patchable!`](crate::patchable) does that; `docs/targets.md` tells the rest.
     /// * The constructors of the library may run now, on this thread.
     /// * With [`Options::allow_other_runtime`] also what stands there.
     pub unsafe fn apply(&self, options: &Options) -> Result<Applied, Error> {

@@ -141,6 +141,25 @@ fn pure_files_forbid_unsafe_code() {
     assert!(arch.contains("#![forbid(unsafe_code)]"));
 }
 
+#[test]
+fn tests_that_the_page_about_targets_names_exist() {
+    let (page, mut found) = (sources_text("docs/targets.md"), 0);
+    let tests: Vec<Source> = ["tests", "src"].into_iter().flat_map(sources).collect();
+    for word in page.split('`').skip(1).step_by(2) {
+        let name = word.strip_prefix("c::").unwrap_or(word);
+        if name.matches('_').count() >= 2 && name.chars().all(|c| c == '_' || c.is_ascii_lowercase()) {
+            let place = if word == name { "" } else { "tests/live/optimiser_in_c.rs" };
+            let definition = format!("#[test]\n    fn {name}()");
+            let is_there = tests.iter().any(|Source(path, text)| {
+                path.starts_with(place) && text.replace("\nfn", "\n    fn").contains(&definition)
+            });
+            assert!(is_there, "docs/targets.md names {word}, which is no test");
+            found += 1;
+        }
+    }
+    assert!(found >= 25, "{found}");
+}
+
 fn sources_text(path: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(path)).unwrap()
 }

@@ -15,16 +15,12 @@ use tokio::runtime::{Builder, Runtime};
 /// The header that numbers the replies.
 pub(crate) const SERVED: &str = "served";
 
-/// The function to be replaced: the time in a plain form, as seconds since 1970.
-#[inline(never)]
-pub(crate) fn format_time(now: SystemTime) -> String {
-    now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs().to_string()
+midflight::patchable! {
+    /// The function to be replaced: the time in a plain form, as seconds since 1970.
+    pub(crate) fn format_time(now: SystemTime) -> String {
+        now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs().to_string()
+    }
 }
-
-/// Its address is known outside of what the optimiser sees. So the optimiser has to keep it, with all its
-/// arguments, even though it is called in one place and leaves a part of its argument unused.
-#[used]
-static KEPT: fn(SystemTime) -> String = format_time;
 
 /// The service while it runs, on threads of its own; it ends when this is dropped.
 pub(crate) struct Service {

@@ -30,6 +30,8 @@
 //! so that the engine can read what the library replaces before any of its code is loaded. The section's
 //! layout is documented in [`format`](mod@format); `midflight/patch.h` writes the same one from C and C++.
 //!
+//! In the program, [`patchable!`] defines functions that are meant to be replaced.
+//!
 //! # What must hold
 //!
 //! Nothing here can compare a replacement with its target. It must have the target's signature, ABI and the
@@ -41,8 +43,11 @@ pub mod border;
 pub mod format;
 mod macros;
 mod original;
+mod patchable;
 mod pointer;
 mod shield;
 
 pub use original::Original;
+#[doc(hidden)]
+pub use patchable::__patchable_number;
 pub use pointer::FnPointer;

@@ -67,9 +67,13 @@ pub(crate) fn readable(raw: &[u8]) -> String {
     demangle(&text).and_then(|names| names.into_iter().next()).unwrap_or_else(|| text.into_owned())
 }
 
-/// The names that come nearest to `wanted`, best first.
+/// The names that come nearest to `wanted`, best first. A compiler's clone of a function, such as
+/// `f.constprop.0`, counts as near to it.
 pub(crate) fn nearest(wanted: &str, names: impl Iterator<Item = String>) -> Vec<String> {
-    let last = |name: &str| name.rsplit("::").next().unwrap_or("").to_lowercase();
+    let last = |name: &str| {
+        let last = name.rsplit("::").next().unwrap_or("");
+        last.split(" [clone").next().and_then(|last| last.split('.').next()).unwrap_or("").to_lowercase()
+    };
     let (whole, end) = (wanted.to_lowercase(), last(wanted));
     let mut ranked: Vec<(usize, String)> = names
         .filter_map(|name| {
@@ -109,6 +113,11 @@ fn demangle(text: &str) -> Option<Vec<String>> {
     if let Some(name) = demangle_rust(text) {
         return Some(vec![name]);
     }
+    // A clone or a part of a function, such as `f.constprop.0` or `f.cold`, is another function.
+    let (text, clone) = match text.split_once('.') {
+        Some((text, suffix)) => (text, format!(" [clone .{suffix}]")),
+        None => (text, String::new()),
+    };
     let symbol = cpp_demangle::Symbol::new(text).ok()?;
     let mut names = Vec::new();
     for options in [cpp_demangle::DemangleOptions::new().no_params().no_return_type(), Default::default()] {
@@ -116,7 +125,7 @@ fn demangle(text: &str) -> Option<Vec<String>> {
         let mut name = Bounded(String::new());
         if let Ok(text) = symbol.demangle_with_options(&options) {
             let _ = name.write_str(&text);
-            names.push(name.0);
+            names.push(name.0 + &clone);
         }
     }
     Some(names)
@@ -191,5 +200,16 @@ mod tests {
         let near = nearest("app::fromat_time", names.iter().map(|name| (*name).to_owned()));
         assert_eq!(near.first().map(String::as_str), Some("app::format_time"));
         assert!(!near.contains(&"app::zone".to_owned()));
+    }
+
+    #[test]
+    fn clones_have_names_of_their_own_and_are_near() {
+        let raw = ["f.isra.0", "f_of_another_name", "_ZN3app1fEi.constprop.0", "_ZN3app1fEi.cold"];
+        let names = raw.map(|raw| readable(raw.as_bytes()));
+        assert_eq!(names[2..], ["app::f [clone .constprop.0]", "app::f [clone .cold]"]);
+        assert!(raw.iter().all(|raw| !Matcher::new("app::f").matches(raw.as_bytes())));
+        assert!(Matcher::new("app::f(int) [clone .cold]").matches(raw[3].as_bytes()));
+        let near = nearest("f", names.iter().cloned());
+        assert_eq!(near, [&*names[0], &*names[3], &*names[2]]);
     }
 }

@@ -32,6 +32,8 @@ mod loading;
 mod many;
 mod modules;
 mod names;
+mod optimiser;
+mod optimiser_in_c;
 mod panics;
 mod patch_libraries;
 mod runtimes;

@@ -1,7 +1,7 @@
 //! Panics and exceptions pass the border between a patch library and the program, in both directions.
 
-use crate::support::fixtures::{self, Folder};
 use crate::support::child;
+use crate::support::fixtures::{self, Folder};
 use midflight::{Applied, ForeignPanic, Patch};
 use std::any::Any;
 use std::hint::black_box;
@@ -69,7 +69,7 @@ struct Cpp {
 impl Cpp {
     fn load() -> Self {
         let folder = Folder::new();
-        let path = folder.cpp_library("libcpp_host.so", CPP);
+        let path = folder.library_in_cpp("libcpp_host.so", CPP, &[""; 0]);
         // SAFETY: it has no constructors of its own.
         let library = unsafe { libloading::Library::new(path) }.unwrap();
         Self { library, _folder: folder }
@@ -221,7 +221,7 @@ fn exceptions_of_cpp_pass() {
             MIDFLIGHT_PATCH("throws");
             MIDFLIGHT_REPLACE_ORIGINAL("cpp_target", thrower, old);
         "#;
-        let patch = Patch::open(folder.cpp_library("libthrows.so", source)).unwrap();
+        let patch = Patch::open(folder.library_in_cpp("libthrows.so", source, &[""; 0])).unwrap();
         // SAFETY: same type.
         let applied = unsafe { patch.apply(&patient()) }.unwrap();
         assert_eq!(cpp.call("cpp_target", 1), (114, 1));

@@ -1,5 +1,6 @@
 //! Patch libraries and host libraries, built by the tests.
 
+use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
@@ -24,17 +25,17 @@ impl Folder {
 
     /// Compiles C `source` to the shared library `name`.
     pub fn library(&self, name: &str, source: &str) -> PathBuf {
-        self.library_with(name, source, &[])
+        self.library_with(name, source, &[""; 0])
     }
 
     /// As [`Self::library`], with further arguments to the compiler.
-    pub fn library_with(&self, name: &str, source: &str, arguments: &[&str]) -> PathBuf {
-        self.compile(("CC", "cc", "c"), name, source, arguments)
+    pub fn library_with(&self, name: &str, source: &str, arguments: &[impl AsRef<OsStr>]) -> PathBuf {
+        self.compile(&compiler("CC", "cc"), "c", name, source, arguments)
     }
 
-    /// As [`Self::library`], in C++.
-    pub fn cpp_library(&self, name: &str, source: &str) -> PathBuf {
-        self.compile(("CXX", "c++", "cc"), name, source, &[])
+    /// As [`Self::library_with`], in C++.
+    pub fn library_in_cpp(&self, name: &str, source: &str, arguments: &[impl AsRef<OsStr>]) -> PathBuf {
+        self.compile(&compiler("CXX", "c++"), "cc", name, source, arguments)
     }
 
     /// As [`Self::library`], of assembly.
@@ -43,19 +44,20 @@ impl Folder {
         allow(dead_code, reason = "of the fixtures, which are for x86-64")
     )]
     pub fn assembled(&self, name: &str, source: &str) -> PathBuf {
-        self.compile(("CC", "cc", "s"), name, source, &[])
+        self.compile(&compiler("CC", "cc"), "s", name, source, &[""; 0])
     }
 
     fn compile(
         &self,
-        (variable, compiler, extension): (&str, &str, &str),
+        compiler: &OsStr,
+        kind: &str,
         name: &str,
         source: &str,
-        arguments: &[&str],
+        arguments: &[impl AsRef<OsStr>],
     ) -> PathBuf {
-        let (file, library) = (self.path(&format!("{name}.{extension}")), self.path(name));
+        let (file, library) = (self.path(&format!("{name}.{kind}")), self.path(name));
         std::fs::write(&file, source).unwrap();
-        let output = Command::new(std::env::var_os(variable).unwrap_or_else(|| compiler.into()))
+        let output = Command::new(compiler)
             .args(["-shared", "-fPIC", "-O1", "-g", "-Wall", "-Wextra", "-Werror"])
             .arg(format!("-I{}/include", env!("CARGO_MANIFEST_DIR")))
             .arg(&file)
@@ -67,6 +69,11 @@ impl Folder {
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         library
     }
+}
+
+/// The compiler that the environment names, or the usual one.
+pub fn compiler(variable: &str, usual: &str) -> OsString {
+    std::env::var_os(variable).unwrap_or_else(|| usual.into())
 }
 
 impl Drop for Folder {
@@ -126,6 +133,20 @@ pub fn plain_host() -> &'static Path {
         cargo_build(&["--release", "--package", "plain_host"], target);
         target.join("release/plain_host")
     })
+}
+
+/// The host library of `tests/fixtures/optimised`, with or without `patchable!`, in release with these settings of
+/// the profile.
+pub fn optimised(cured: bool, settings: &[&str]) -> PathBuf {
+    let folder = format!("optimised-{cured}-{}", settings.join("-").replace(['"', '='], ""));
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join(folder);
+    let settings: Vec<_> =
+        settings.iter().map(|setting| format!("--config=profile.release.{setting}")).collect();
+    let mut arguments = vec!["--release", "--package", "optimised"];
+    arguments.extend(cured.then_some("--features=cured"));
+    arguments.extend(settings.iter().map(String::as_str));
+    cargo_build(&arguments, &target);
+    target.join("release/liboptimised.so")
 }
 
 /// The plugin of `tests/fixtures/second_copy.rs`, built once.
