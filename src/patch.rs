@@ -8,7 +8,7 @@ use crate::loader::{self, Loaded};
 use crate::manifest::{self, Manifest};
 use crate::options::Options;
 use crate::plan::{self, Built, Check, Note, Rules};
-use crate::process::{HeldTarget, Remembered};
+use crate::process::{self, HeldTarget, Remembered};
 use crate::transaction::{Change, MACHINE, OriginalCell, Request, Session};
 use parking_lot::Mutex;
 use std::fmt;
@@ -229,6 +229,12 @@ impl Patch {
         *self.inner.loaded.lock()
     }
 
+    /// Is its Rust code built as the module that this library is part of, which runs the program's panics?
+    fn is_of_this_runtime(&self) -> bool {
+        let here = process::build_at(loader::load as *const () as u64, MACHINE);
+        here.is_some_and(|here| plan::is_same_runtime(&self.inner.manifest.build, &here))
+    }
+
     fn load(&self) -> Result<Loaded, Error> {
         let mut loaded = self.inner.loaded.lock();
         match *loaded {
@@ -238,7 +244,7 @@ impl Patch {
                     bytes: &self.inner.bytes,
                     path: &self.inner.path,
                     attach: self.inner.manifest.attach,
-                    same_runtime: false,
+                    same_runtime: self.is_of_this_runtime(),
                 })?;
                 *loaded = Some(new);
                 Ok(new)

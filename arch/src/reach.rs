@@ -51,11 +51,12 @@ impl Reach {
     }
 
     /// The distance that an instruction at `from` needs for `to`, or why it cannot have it.
-    pub(crate) fn distance(&self, text: &str, from: u64, to: u64) -> Result<i64, Refusal> {
+    /// `text` is what an error calls the instruction.
+    pub(crate) fn distance(&self, text: impl Fn() -> String, from: u64, to: u64) -> Result<i64, Refusal> {
         let distance = i128::from(to) - self.base(from);
         if distance.rem_euclid(i128::from(self.alignment)) != 0 {
             return Err(Refusal::Misaligned {
-                what: format!("the distance of `{text}`"),
+                what: format!("the distance of `{}`", text()),
                 address: to,
                 alignment: self.alignment,
             });
@@ -63,7 +64,7 @@ impl Reach {
         match i64::try_from(distance) {
             Ok(d) if (self.backward..=self.forward).contains(&d) => Ok(d),
             _ => Err(Refusal::OutOfReach {
-                text: text.to_owned(),
+                text: text(),
                 from,
                 to,
                 distance,

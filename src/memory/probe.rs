@@ -8,7 +8,7 @@ const PAGE: usize = 4096;
 const RW: usize = (libc::PROT_READ | libc::PROT_WRITE) as usize;
 const RX: usize = (libc::PROT_READ | libc::PROT_EXEC) as usize;
 
-/// A page of our own that is never touched; 0 until it is mapped. Two threads that ask at once may map one
+/// A page of our own that is never touched, readable and writable; 0 until it is mapped. Two threads that ask at once may map one
 /// each; the second is not used again.
 static SCRATCH: AtomicUsize = AtomicUsize::new(0);
 
@@ -16,9 +16,9 @@ static SCRATCH: AtomicUsize = AtomicUsize::new(0);
 pub(crate) fn may_become_executable() -> Result<(), Errno> {
     let page = scratch()?;
     // SAFETY: our own page, which holds nothing.
-    unsafe { sys::call(libc::SYS_mprotect, [page, PAGE, RW, 0, 0, 0])? };
+    unsafe { sys::call(libc::SYS_mprotect, [page, PAGE, RX, 0, 0, 0])? };
     // SAFETY: as above.
-    unsafe { sys::call(libc::SYS_mprotect, [page, PAGE, RX, 0, 0, 0]) }.map(drop)
+    unsafe { sys::call(libc::SYS_mprotect, [page, PAGE, RW, 0, 0, 0]) }.map(drop)
 }
 
 fn scratch() -> Result<usize, Errno> {

@@ -12,4 +12,4 @@ pub(crate) use gaps::Occupied;
 pub(crate) use place::{Group, Need, group, lay_out, reachable};
 pub use report::{Check, CheckedFunction};
 pub use runtime::Note;
-pub(crate) use runtime::{Built, Rules, compare_runtimes};
+pub(crate) use runtime::{Built, Rules, compare_runtimes, is_same_runtime};

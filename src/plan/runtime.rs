@@ -116,6 +116,13 @@ pub(crate) struct Rules {
     pub(crate) panic_aborts: bool,
 }
 
+/// Have these two the same compiler and the same allocator, for certain?
+pub(crate) fn is_same_runtime(one: &Build, other: &Build) -> bool {
+    let is_known =
+        |build: &Build| matches!(&build.compiler, Compiler::Rustc(versions) if versions.len() == 1);
+    is_known(one) && one == other && one.allocator == Allocator::Default
+}
+
 /// Compares a patch library with the modules of its targets that are functions of Rust, given by their names.
 pub(crate) fn compare_runtimes<'a>(
     library: Built<'a>,

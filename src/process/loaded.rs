@@ -3,7 +3,7 @@
 
 use super::image::{FileId, ModuleFile, ModuleImage};
 use super::modules::{self, Module};
-use crate::elf::Machine;
+use crate::elf::{Build, Machine};
 use crate::error::Error;
 use parking_lot::Mutex;
 use std::sync::Arc;
@@ -52,6 +52,12 @@ impl Loaded {
     pub(crate) fn at(&self, address: u64) -> Option<&LoadedModule> {
         self.modules.iter().find(|one| one.module.contains(address))
     }
+}
+
+/// How the module that `address` lies in was built, if its file can be read.
+pub(crate) fn build_at(address: u64, machine: Machine) -> Option<Arc<Build>> {
+    let open = Loaded::now().at(address)?.open(machine).ok()?;
+    Some(Arc::clone(open.image.build(&open.file)))
 }
 
 impl LoadedModule {

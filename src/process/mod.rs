@@ -11,6 +11,7 @@ mod remember;
 mod resolve;
 
 pub(crate) use copies::Policy;
+pub(crate) use loaded::build_at;
 pub(crate) use maps::{Mapping, MemoryMap};
 pub(crate) use modules::{ModuleHold, bias_of};
 pub(crate) use remember::Remembered;

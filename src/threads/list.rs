@@ -29,6 +29,11 @@ impl TaskFolder {
         Ok(Self { folder, buffer: Box::new([0; 16 * 1024]) })
     }
 
+    /// Is the calling thread the only one? Then there is no other one to make more.
+    pub(super) fn is_alone(&self) -> Result<bool, Errno> {
+        Ok(self.folder.links()? == 3)
+    }
+
     /// Calls `see` with each thread's number.
     pub(super) fn pass(&mut self, mut see: impl FnMut(i32)) -> Result<Pass, Errno> {
         let before = self.folder.links()?;

@@ -170,8 +170,11 @@ impl<'a> Crew<'a> {
 
     /// Makes the list anew, with room for as many again as there are now. Between holds only.
     fn list(&mut self) -> Result<(), Error> {
+        let cannot_list = kernel("list the threads in /proc/self/task");
         let mut tids = Vec::new();
-        self.folder.pass(|tid| tids.push(tid)).map_err(kernel("list the threads in /proc/self/task"))?;
+        if !self.folder.is_alone().map_err(&cannot_list)? {
+            self.folder.pass(|tid| tids.push(tid)).map_err(cannot_list)?;
+        }
         let others = tids.into_iter().filter(|tid| *tid != self.me && !self.ignored.contains(tid));
         let stat = &mut self.stat;
         self.members = others
@@ -182,7 +185,12 @@ impl<'a> Crew<'a> {
             })
             .collect();
         self.members.reserve(self.members.len() + 64);
-        self.stacks = (self.list_stacks)()?;
+        if self.members.is_empty() {
+            // Whoever turns up is asked after a list that knows his stack, and with a signal chosen for him.
+            self.signal = 0;
+        } else {
+            self.stacks = (self.list_stacks)()?;
+        }
         Ok(())
     }
 
@@ -227,6 +235,10 @@ impl<'a> Crew<'a> {
     /// Asks until everybody has parked: the last pass starts after all known threads have, sees
     /// nobody new and nobody less, equals the one before and agrees with the link count.
     fn gather(&mut self, epoch: u32, deadline: u64) -> Result<(), Trouble> {
+        let alone = self.members.is_empty().then(|| self.folder.is_alone());
+        if alone == Some(Ok(true)) {
+            return Ok(());
+        }
         for place in 0..self.members.len() {
             self.ask(place, epoch)?;
         }

@@ -172,6 +172,7 @@ fn without_membarrier_threads_synchronise_themselves() {
 #[test]
 fn near_memory_that_is_taken_meanwhile_is_looked_for_again() {
     child::run("faults::near_memory_that_is_taken_meanwhile_is_looked_for_again", || {
+        map_what_is_mapped_once();
         fault::fail(libc::SYS_mmap, 0, 3, libc::EEXIST);
         commit(&patient()).unwrap().rollback_with(&patient()).unwrap();
         assert_eq!(fault::heal(), 0);
@@ -181,11 +182,40 @@ fn near_memory_that_is_taken_meanwhile_is_looked_for_again() {
 #[test]
 fn near_memory_that_is_always_taken_is_an_error() {
     child::run("faults::near_memory_that_is_always_taken_is_an_error", || {
+        map_what_is_mapped_once();
         fault::fail(libc::SYS_mmap, 0, u32::MAX, libc::EEXIST);
         let error = commit(&patient()).unwrap_err();
         assert!(matches!(error, Error::NoNearMemory { .. }), "{error}");
         fault::heal();
         commit(&patient()).unwrap().rollback_with(&patient()).unwrap();
+    });
+}
+
+/// The lock of all commits.
+fn map_what_is_mapped_once() {
+    // SAFETY: replaces nothing.
+    assert!(matches!(unsafe { midflight::Transaction::new().commit(&patient()) }, Err(Error::Empty)));
+}
+
+#[test]
+fn without_the_lock_of_all_commits_nothing_is_tried() {
+    child::run("faults::without_the_lock_of_all_commits_nothing_is_tried", || {
+        fault::fail(libc::SYS_mmap, 0, u32::MAX, libc::EPERM);
+        let error = commit(&patient()).unwrap_err();
+        assert!(matches!(error, Error::Kernel { step, .. } if step.contains("lock")), "{error}");
+        fault::heal();
+        commit(&patient()).unwrap().rollback_with(&patient()).unwrap();
+    });
+}
+
+#[test]
+fn single_mappings_are_read_from_the_whole_map_on_older_kernels() {
+    child::run("faults::single_mappings_are_read_from_the_whole_map_on_older_kernels", || {
+        for errno in [libc::ENOTTY, libc::EPERM] {
+            fault::fail(libc::SYS_ioctl, 0, u32::MAX, errno);
+            commit(&patient()).unwrap().rollback_with(&patient()).unwrap();
+            assert!(fault::heal() < u32::MAX, "it was asked for");
+        }
     });
 }
 

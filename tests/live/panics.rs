@@ -281,3 +281,12 @@ fn one_request_fails_and_the_service_goes_on() {
         assert!(request().unwrap().starts_with("HTTP/1.1 200"));
     });
 }
+
+#[test]
+fn with_one_compiler_and_allocator_a_panic_keeps_its_type() {
+    let program = fixtures::plain_host();
+    let output = std::process::Command::new(program).arg(fixtures::typed_panic()).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout);
+    let expected = "notes: []\nnew thing\nSome(7) None\nNone Some(\"no quote for a text\")\nold thing\n";
+    assert!(text.ends_with(expected), "{text}{}", String::from_utf8_lossy(&output.stderr));
+}

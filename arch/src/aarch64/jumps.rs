@@ -26,7 +26,7 @@ pub(crate) fn entry_jump(form: Form, site: u64, to: u64) -> Result<Vec<u8>, Refu
 
 /// `b`
 pub(crate) fn branch(from: u64, to: u64) -> Result<u32, Refusal> {
-    let distance = BRANCH.distance(&format!("b {to:#x}"), from, to)?;
+    let distance = BRANCH.distance(|| format!("b {to:#x}"), from, to)?;
     checked(IMM26.put(0x1400_0000, distance), from, Kind::Branch, to)
 }
 
@@ -39,7 +39,7 @@ pub(crate) fn island(address: u64, slot: u64) -> Result<Vec<u8>, Refusal> {
         }
     }
     let page = slot & !0xfff;
-    let distance = PAGES.distance(&format!("adrp x16, {page:#x}"), address & !0xfff, page)? >> 12;
+    let distance = PAGES.distance(|| format!("adrp x16, {page:#x}"), address & !0xfff, page)? >> 12;
     let (low, high) = (distance as u32 & 3, (distance >> 2) as u32 & 0x7_ffff);
     let adrp = checked(0x9000_0010 | low << 29 | high << 5, address, Kind::Page, page)?;
     let ldr = 0xf940_0210 | ((slot & 0xfff) as u32 >> 3) << 10;

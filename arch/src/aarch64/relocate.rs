@@ -79,7 +79,7 @@ pub(crate) fn trampoline(
             (words, Some(to), vec![site, next])
         }
         Kind::Literal(_) => {
-            let distance = IMM19.reach().distance(&word.to_string(), address, to)?;
+            let distance = IMM19.reach().distance(|| word.to_string(), address, to)?;
             let moved = checked(IMM19.put(value, distance), address, word.kind, to)?;
             (vec![moved, back(1)?], None, vec![next])
         }

@@ -42,12 +42,12 @@ pub(crate) fn island(address: u64, slot: u64) -> Result<Vec<u8>, Refusal> {
 }
 
 fn branch(from: u64, to: u64) -> Result<Vec<u8>, Refusal> {
-    BRANCH.distance(&format!("jmp {to:#x}"), from, to)?;
+    BRANCH.distance(|| format!("jmp {to:#x}"), from, to)?;
     encode(Instruction::with_branch(Code::Jmp_rel32_64, to), from)
 }
 
 fn through_slot(from: u64, slot: u64) -> Result<Vec<u8>, Refusal> {
-    THROUGH_SLOT.distance(&format!("jmp qword ptr [{slot:#x}]"), from, slot)?;
+    THROUGH_SLOT.distance(|| format!("jmp qword ptr [{slot:#x}]"), from, slot)?;
     let operand = MemoryOperand::with_base_displ(Register::RIP, slot.cast_signed());
     encode(Instruction::with1(Code::Jmp_rm64, operand), from)
 }
@@ -56,13 +56,13 @@ fn through_slot(from: u64, slot: u64) -> Result<Vec<u8>, Refusal> {
 fn encode(instruction: Result<Instruction, iced_x86::IcedError>, from: u64) -> Result<Vec<u8>, Refusal> {
     let failed = |text: String, found: String| Refusal::SelfCheck { address: from, text, found };
     let wanted = instruction.map_err(|e| failed("jmp".into(), e.to_string()))?;
-    let text = decode::text(&wanted);
+    let text = || decode::text(&wanted);
     let mut encoder = Encoder::new(64);
-    encoder.encode(&wanted, from).map_err(|e| failed(text.clone(), e.to_string()))?;
+    encoder.encode(&wanted, from).map_err(|e| failed(text(), e.to_string()))?;
     let bytes = encoder.take_buffer();
     match decode::one(&bytes, from) {
         Some(found) if same_jump(&found, &wanted) => Ok(bytes),
-        found => Err(failed(text, found.map_or_else(|| "nothing".into(), |f| decode::text(&f)))),
+        found => Err(failed(text(), found.map_or_else(|| "nothing".into(), |f| decode::text(&f)))),
     }
 }
 

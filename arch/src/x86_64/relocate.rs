@@ -116,15 +116,15 @@ fn relocate(instruction: &Instruction, bytes: &[u8], to: u64) -> Result<Moved, R
 }
 
 fn relocate_memory(instruction: &Instruction, bytes: &[u8], to: u64) -> Result<Moved, Refusal> {
-    let text = decode::text(instruction);
+    let text = || decode::text(instruction);
     let reach = Reach::rel32(bytes.len() as u64);
-    let distance = reach.distance(&text, to, instruction.ip_rel_memory_address())?;
+    let distance = reach.distance(text, to, instruction.ip_rel_memory_address())?;
     let (_, displacement) = decode::one_with_displacement(bytes, instruction.ip());
     let mut bytes = bytes.to_vec();
     let field = displacement.and_then(|at| bytes.get_mut(at..at + 4));
     let (Some(field), Ok(distance)) = (field, i32::try_from(distance)) else {
         let reason = "its displacement was not found";
-        return Err(Refusal::Unmovable { address: instruction.ip(), text, reason });
+        return Err(Refusal::Unmovable { address: instruction.ip(), text: text(), reason });
     };
     field.copy_from_slice(&distance.to_le_bytes());
     let wanted = at(instruction, to, bytes.len());
@@ -194,7 +194,7 @@ impl Assembly {
         near.set_near_branch64(self.address);
         let length = Encoder::new(64).encode(&near, self.address).map_err(|e| unencodable(&near, &e))?;
         let reach = Reach::rel32(length as u64);
-        reach.distance(&decode::text(&instruction), self.address, instruction.near_branch_target())?;
+        reach.distance(|| decode::text(&instruction), self.address, instruction.near_branch_target())?;
         self.encoder.encode(&instruction, self.address).map_err(|e| unencodable(&instruction, &e))?;
         self.wanted.push(at(&instruction, self.address, length));
         self.address += length as u64;

@@ -117,6 +117,11 @@ pub fn panics() -> &'static Path {
     BUILT.get_or_init(|| patch_library("panics"))
 }
 
+/// The patch library of `tests/fixtures/typed_panic`, which is for `plain_host`.
+pub fn typed_panic() -> PathBuf {
+    patch_library("typed_panic")
+}
+
 /// The cdylib of a package of this workspace.
 fn patch_library(package: &str) -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("rust_patch");
