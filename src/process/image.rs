@@ -8,6 +8,7 @@ use super::names::{Matcher, rust_name};
 use crate::elf::{Binding, Build, Fault, Image, Machine, Source, Symbol, SymbolKind, SymbolTable, Symbols};
 use crate::error::Error;
 use std::borrow::Cow;
+use std::cell::{Cell, RefCell};
 use std::fs::File;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -228,7 +229,17 @@ pub(crate) struct ModuleFile {
     file: File,
     pub(crate) id: FileId,
     len: u64,
+    /// How many short pieces were read, and the large one that was read last with its offset: many functions of a
+    /// file lie near each other.
+    short: Cell<u32>,
+    window: RefCell<(u64, Vec<u8>)>,
 }
+
+/// Bytes read at once where many short pieces are wanted.
+const WINDOW: u64 = 64 * 1024;
+const SHORT: u64 = 4096;
+/// So many short pieces are read by themselves.
+const SINGLE: u32 = 8;
 
 impl ModuleFile {
     pub(crate) fn open(module: &Module) -> Result<Self, Error> {
@@ -236,12 +247,24 @@ impl ModuleFile {
             let file = File::open(module.file())?;
             let data = file.metadata()?;
             let id = (data.dev(), data.ino(), data.size(), data.ctime(), data.ctime_nsec());
-            Ok(Self { file, id, len: data.len() })
+            Ok(Self { file, id, len: data.len(), short: Cell::new(0), window: RefCell::default() })
         };
         open().map_err(|error: std::io::Error| Error::BadModule {
             path: module.path.clone(),
             reason: error.to_string(),
         })
+    }
+}
+
+impl ModuleFile {
+    fn read_piece(&self, offset: u64, len: u64) -> Result<Vec<u8>, Fault> {
+        let truncated = Fault::Truncated { what: "the file", offset, len };
+        let mut bytes = vec![0; usize::try_from(len).map_err(|_| truncated.clone())?];
+        self.file.read_exact_at(&mut bytes, offset).map_err(|error| match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => truncated,
+            kind => Fault::Read { offset, kind },
+        })?;
+        Ok(bytes)
     }
 }
 
@@ -255,11 +278,18 @@ impl Source for ModuleFile {
         if offset.checked_add(len).is_none_or(|end| end > self.len) {
             return Err(truncated);
         }
-        let mut bytes = vec![0; usize::try_from(len).map_err(|_| truncated.clone())?];
-        self.file.read_exact_at(&mut bytes, offset).map_err(|error| match error.kind() {
-            std::io::ErrorKind::UnexpectedEof => truncated,
-            kind => Fault::Read { offset, kind },
-        })?;
-        Ok(Cow::Owned(bytes))
+        self.short.set(self.short.get().saturating_add(u32::from(len <= SHORT)));
+        if len > SHORT || self.short.get() <= SINGLE {
+            return self.read_piece(offset, len).map(Cow::Owned);
+        }
+        let mut window = self.window.borrow_mut();
+        let is_in = |start: u64, bytes: &[u8]| offset >= start && offset + len <= start + bytes.len() as u64;
+        if !is_in(window.0, &window.1) {
+            let start = offset / SHORT * SHORT;
+            *window = (start, self.read_piece(start, WINDOW.min(self.len - start))?);
+        }
+        let start = (offset - window.0) as usize;
+        let piece = window.1.get(start..start + len as usize).ok_or(truncated)?;
+        Ok(Cow::Owned(piece.to_vec()))
     }
 }

@@ -32,34 +32,35 @@ impl Mapping {
 /// PROCMAP_QUERY (Linux 6.11), since the text of a large map takes longer than the rest of a commit.
 #[derive(Debug)]
 pub(crate) struct MemoryMap {
-    source: Option<Fd>,
+    source: OnceCell<Fd>,
     /// What was asked for, by its first address.
     asked: RefCell<BTreeMap<u64, Mapping>>,
     all: OnceCell<Vec<Mapping>>,
 }
 
 impl MemoryMap {
-    /// The map, to be read where it is asked.
-    pub(crate) fn open() -> Result<Self, Error> {
-        let source = Fd::open(b"/proc/thread-self/maps\0", 0).map_err(|errno| unreadable(errno.into()))?;
-        Ok(Self { source: Some(source), asked: RefCell::default(), all: OnceCell::new() })
+    /// The map, to be read where it is asked, when it is.
+    pub(crate) fn lazy() -> Self {
+        Self { source: OnceCell::new(), asked: RefCell::default(), all: OnceCell::new() }
     }
 
     /// The whole map.
     pub(crate) fn read() -> Result<Self, Error> {
-        Ok(Self { source: None, asked: RefCell::default(), all: OnceCell::from(read_all()?) })
+        let map = Self::lazy();
+        map.all().map(drop)?;
+        Ok(map)
     }
 
     /// The mapping that holds `address`; its name may be missing.
     pub(crate) fn at(&self, address: u64) -> Result<Option<Mapping>, Error> {
-        let (None, Some(source)) = (self.all.get(), &self.source) else {
+        if self.all.get().is_some() {
             return Ok(self.named_at(address)?.cloned());
-        };
+        }
         let known = self.asked.borrow().range(..=address).next_back().map(|(_, mapping)| mapping.clone());
         if let Some(known) = known.filter(|known| known.range.contains(&address)) {
             return Ok(Some(known));
         }
-        match query(source, address) {
+        match query(self.source()?, address) {
             Ok(mapping) => {
                 self.asked.borrow_mut().insert(mapping.range.start, mapping.clone());
                 Ok(Some(mapping))
@@ -68,6 +69,14 @@ impl MemoryMap {
             // An older kernel.
             Err(_) => Ok(self.named_at(address)?.cloned()),
         }
+    }
+
+    fn source(&self) -> Result<&Fd, Error> {
+        if let Some(source) = self.source.get() {
+            return Ok(source);
+        }
+        let source = Fd::open(b"/proc/thread-self/maps\0", 0).map_err(|errno| unreadable(errno.into()))?;
+        Ok(self.source.get_or_init(|| source))
     }
 
     /// The mapping that holds `address`, with its name.
@@ -180,7 +189,7 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsysca
     #[test]
     fn lines_are_read() {
         let all = OnceCell::from(parse(TEXT));
-        let map = MemoryMap { source: None, asked: RefCell::default(), all };
+        let map = MemoryMap { all, ..MemoryMap::lazy() };
         assert_eq!(map.all().unwrap().len(), 5);
         let text = map.at(0x55d0_c8a0_1fff).unwrap().unwrap();
         assert_eq!((text.name.as_str(), text.protection().as_str()), ("/usr/bin/a b", "r-x"));
@@ -194,7 +203,7 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsysca
     fn a_place_is_the_same_asked_for_and_read() {
         let code = own_code as *const () as u64;
         let stack = (&raw const code) as u64;
-        let (asked, read) = (MemoryMap::open().unwrap(), MemoryMap::read().unwrap());
+        let (asked, read) = (MemoryMap::lazy(), MemoryMap::read().unwrap());
         for address in [code, stack, code] {
             let (asked, read) = (asked.at(address).unwrap().unwrap(), read.at(address).unwrap().unwrap());
             assert!(asked.range.contains(&address));
@@ -202,7 +211,7 @@ ffffffffff600000-ffffffffff601000 --xp 00000000 00:00 0                  [vsysca
         }
         assert!(asked.at(code).unwrap().unwrap().executable);
         assert!(asked.named_at(code).unwrap().unwrap().name.contains('/'));
-        assert_eq!(MemoryMap::open().unwrap().at(4096).unwrap(), None);
+        assert_eq!(MemoryMap::lazy().at(4096).unwrap(), None);
     }
 
     fn own_code() {}

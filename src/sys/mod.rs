@@ -9,6 +9,7 @@ mod raw;
 pub(crate) use raw::synchronise_this_core;
 
 use std::fmt;
+use std::mem::MaybeUninit;
 
 /// What the kernel answered instead of a result. `Display` gives the system's words.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -100,12 +101,14 @@ pub(crate) fn read_memory(address: u64, buffer: &mut [u8]) -> Result<usize, Errn
     let local = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
     // In whole pages, so that what is mapped before a hole is answered.
     let (first, end) = (address & !(PAGE - 1), address.saturating_add(buffer.len() as u64));
-    // Each piece is computed by itself: an array of nothing that is filled afterwards would take a memset.
-    let remote: [libc::iovec; PIECES] = std::array::from_fn(|number| {
-        let page = first.saturating_add(number as u64 * PAGE);
+    // Filled where it is: an array made elsewhere, or of zeros first, would take a memcpy or a memset.
+    let mut remote = [const { MaybeUninit::<libc::iovec>::uninit() }; PIECES];
+    for (number, piece) in (0..).zip(&mut remote) {
+        let page = first.saturating_add(number * PAGE);
         let (start, end) = (page.max(address), page.saturating_add(PAGE).min(end));
-        libc::iovec { iov_base: start as *mut libc::c_void, iov_len: end.saturating_sub(start) as usize }
-    });
+        let iov_len = end.saturating_sub(start) as usize;
+        piece.write(libc::iovec { iov_base: start as *mut libc::c_void, iov_len });
+    }
     let pieces = (end - first).div_ceil(PAGE).min(PIECES as u64) as usize;
     let (local, remote) = ((&raw const local) as usize, remote.as_ptr() as usize);
     // SAFETY: the kernel writes into `buffer` only, and checks the remote addresses itself.
@@ -161,7 +164,7 @@ impl Fd {
 
     /// The link count, which of a folder is two more than its sub-folders.
     pub(crate) fn links(&self) -> Result<u64, Errno> {
-        let mut stat = std::mem::MaybeUninit::<libc::stat>::zeroed();
+        let mut stat = MaybeUninit::<libc::stat>::zeroed();
         // SAFETY: the kernel fills a `struct stat`, which is what libc declares on these two machines.
         unsafe { call(libc::SYS_fstat, [self.0 as usize, stat.as_mut_ptr() as usize, 0, 0, 0, 0])? };
         // SAFETY: zeroed, then filled; every bit pattern is a `stat`.

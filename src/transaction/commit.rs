@@ -3,9 +3,8 @@
 use super::common::commit_lock;
 use super::lock::Guard;
 use super::registry::{Entry, Held, Registry, lock_commits, next_id};
-use super::site::{Layer, Work};
+use super::site::{Layer, Standing, Work};
 use super::{Change, HOST, Request, fork, prepare};
-use crate::arch::Form;
 use crate::error::Error;
 use crate::memory::{self, CodeChange, WriteFailure, Writer};
 use crate::options::Options;
@@ -48,8 +47,8 @@ impl Session {
         if request.changes.is_empty() {
             return Err(Error::Empty);
         }
-        let map = MemoryMap::open()?;
-        let (work, forms) = {
+        let map = MemoryMap::lazy();
+        let (work, standing) = {
             let mut registry = Registry::lock()?;
             check_not_applied(&request, &registry)?;
             prepare::prepare(&request.changes, &mut registry, &map)?
@@ -65,7 +64,7 @@ impl Session {
             held,
             on: AtomicBool::new(true),
         });
-        enter(&entry, request.changes, forms);
+        enter(&entry, request.changes, standing);
         let (patch, functions) = (&entry.name, entry.functions.len());
         tracing::info!(patch, functions, threads = held.threads, time = ?held.time, "applied");
         Ok(entry)
@@ -73,7 +72,7 @@ impl Session {
 
     /// Takes all changes of `entry` off, or none.
     pub(crate) fn roll_back(&self, entry: &Arc<Entry>) -> Result<Held, Error> {
-        let mut forms: BTreeMap<u64, Form> = BTreeMap::new();
+        let mut standing: BTreeMap<u64, Standing> = BTreeMap::new();
         let work = {
             let registry = Registry::lock()?;
             if !entry.is_on() {
@@ -82,18 +81,18 @@ impl Session {
             let mut work = Work::default();
             for (_, address) in &entry.functions {
                 if let Some(site) = registry.sites.get(address) {
-                    forms.insert(*address, site.take_off(HOST, entry.id, &mut work)?);
+                    standing.insert(*address, site.take_off(HOST, entry.id, &mut work)?);
                 }
             }
             work
         };
-        let held = carry_out(work, &self.options, &[], &MemoryMap::open()?)?;
+        let held = carry_out(work, &self.options, &[], &MemoryMap::lazy())?;
         // Dropped last, when the registry is free: destructors of a library may run.
         let mut unused = Vec::new();
         let mut registry = Registry::lock_after_commit();
-        for (address, form) in forms {
+        for (address, now) in standing {
             if let Some(site) = registry.sites.get_mut(&address) {
-                unused.extend(site.is_taken_off(HOST, entry.id, form));
+                unused.extend(site.is_taken_off(entry.id, now));
             }
         }
         registry.entries.retain(|one| one.id != entry.id);
@@ -148,8 +147,12 @@ fn carry_out(work: Work, options: &Options, changes: &[Change], map: &MemoryMap)
     }
 }
 
-/// Start and end of the mappings that the code lies in, sorted.
+/// Start and end of the mappings that the code lies in, sorted; they matter if there are several changes, which may
+/// be made together then.
 fn mappings_of(code: &[CodeChange], map: &MemoryMap) -> Result<Vec<(u64, u64)>, Error> {
+    if code.len() < 2 {
+        return Ok(Vec::new());
+    }
     let mut mappings = Vec::new();
     for change in code {
         let mapping = map.at(change.address)?.filter(|mapping| mapping.executable);
@@ -178,14 +181,14 @@ fn explain(failure: WriteFailure, writer: &Writer, changes: &[Change]) -> Error 
 }
 
 /// What was committed becomes known.
-fn enter(entry: &Arc<Entry>, changes: Vec<Change>, forms: Vec<Form>) {
+fn enter(entry: &Arc<Entry>, changes: Vec<Change>, standing: Vec<Standing>) {
     let mut unused = Vec::with_capacity(changes.len());
     let mut registry = Registry::lock_after_commit();
-    for (change, form) in changes.into_iter().zip(forms) {
+    for (change, now) in changes.into_iter().zip(standing) {
         let Change { target, replacement, original } = change;
         if let Some(site) = registry.sites.get_mut(&target.target.address) {
             let layer = Layer { entry: entry.id, replacement, original };
-            unused.extend(site.is_put_on(HOST, layer, form, target.hold));
+            unused.extend(site.is_put_on(layer, now, target.hold));
         }
     }
     registry.entries.push(Arc::clone(entry));

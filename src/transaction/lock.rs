@@ -9,7 +9,7 @@ use std::cell::UnsafeCell;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{
     AtomicU32,
-    Ordering::{Acquire, Relaxed, Release},
+    Ordering::{Acquire, Relaxed, Release, SeqCst},
 };
 
 /// How long a thread that had the lock last lets others go first.
@@ -66,18 +66,25 @@ impl<T> Lock<T> {
             return Err(NotLocked::Mine);
         }
         self.let_others_first(me, deadline);
-        self.waiting.fetch_add(1, Relaxed);
-        let taken = self.wait(me, deadline);
-        self.waiting.fetch_sub(1, Relaxed);
+        let mut taken = self.try_take(me);
+        if taken.is_err() {
+            // Before the owner is looked at again, so that one who lets go sees it, or is seen to have let go.
+            self.waiting.fetch_add(1, SeqCst);
+            taken = self.wait(me, deadline);
+            self.waiting.fetch_sub(1, Relaxed);
+        }
         taken.map(|()| Guard { lock: self, _here: std::marker::PhantomData })
     }
 
     fn wait(&self, me: u32, deadline: u64) -> Result<(), NotLocked> {
         loop {
-            let Err(owner) = self.owner.compare_exchange(0, me, Acquire, Relaxed) else {
-                self.last.store(me, Relaxed);
+            if self.try_take(me).is_ok() {
                 return Ok(());
-            };
+            }
+            let owner = self.owner.load(SeqCst);
+            if owner == 0 {
+                continue;
+            }
             let now = sys::now();
             if now >= deadline {
                 return Err(NotLocked::Late);
@@ -86,8 +93,16 @@ impl<T> Lock<T> {
         }
     }
 
+    fn try_take(&self, me: u32) -> Result<(), NotLocked> {
+        let taken = self.owner.compare_exchange(0, me, Acquire, Relaxed);
+        taken.map(|_| self.last.store(me, Relaxed)).map_err(|_| NotLocked::Late)
+    }
+
     /// A thread that commits again and again must not keep others out, a forking one above all.
     fn let_others_first(&self, me: u32, deadline: u64) {
+        if self.last.load(Relaxed) != me || self.waiting.load(Relaxed) == 0 {
+            return;
+        }
         let end = sys::now().saturating_add(COURTESY).min(deadline);
         while self.last.load(Relaxed) == me && self.waiting.load(Relaxed) > 0 && sys::now() < end {
             sys::sleep(50_000);
@@ -123,8 +138,10 @@ impl<T> DerefMut for Guard<'_, T> {
 
 impl<T> Drop for Guard<'_, T> {
     fn drop(&mut self) {
-        self.lock.owner.store(0, Release);
-        sys::futex_wake_all(&self.lock.owner);
+        self.lock.owner.store(0, SeqCst);
+        if self.lock.waiting.load(SeqCst) > 0 {
+            sys::futex_wake_all(&self.lock.owner);
+        }
     }
 }
 

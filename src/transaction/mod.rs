@@ -71,7 +71,7 @@ pub(crate) struct Request {
 impl Session {
     /// Measures `targets` without changing anything. The replacement's address is known for some.
     pub(crate) fn check(&self, name: &str, targets: &[(HeldTarget, Option<u64>)]) -> Result<Check, Error> {
-        let map = MemoryMap::open()?;
+        let map = MemoryMap::lazy();
         let mut functions = Vec::with_capacity(targets.len());
         let mut errors = Vec::new();
         let changes = targets.iter().map(|(target, replacement)| (&*target.target, *replacement));

@@ -1,7 +1,7 @@
 //! From changes to work: everything that can fail, done before a thread is held.
 
 use super::registry::Registry;
-use super::site::{OriginalCell, Site, Work};
+use super::site::{OriginalCell, Site, Standing, Work};
 use super::{Change, HOST, running};
 use crate::arch::{self, Form, Function, Measure};
 use crate::error::Error;
@@ -23,12 +23,12 @@ struct NewSite<'a> {
 }
 
 /// Makes sure that each change has a site in the registry, publishes the originals, and says what to write.
-/// Answers the form that each change's site will have.
+/// Answers what will stand at each change's site.
 pub(super) fn prepare(
     changes: &[Change],
     registry: &mut Registry,
     map: &MemoryMap,
-) -> Result<(Work, Vec<Form>), Error> {
+) -> Result<(Work, Vec<Standing>), Error> {
     check_changes(changes.iter().map(|change| (&*change.target.target, Some(change.replacement))), map)?;
     check_originals(changes, registry)?;
     running::check(changes.iter().map(|change| &*change.target.target), registry, map)?;
@@ -38,17 +38,17 @@ pub(super) fn prepare(
         place(&new, registry)?;
     }
     let mut work = Work::default();
-    let mut forms = Vec::with_capacity(changes.len());
+    let mut standing = Vec::with_capacity(changes.len());
     for change in changes {
         let target = &change.target.target;
         let Some(site) = registry.sites.get(&target.address) else { continue };
-        forms.push(site.put_on(HOST, change.replacement, &mut work)?);
+        standing.push(site.put_on(HOST, change.replacement, &mut work)?);
         if let Some(cell) = change.original.get() {
             publish(cell, site.original_of_next());
         }
     }
     work.dangers.sort_by_key(|danger| danger.range.start);
-    Ok((work, forms))
+    Ok((work, standing))
 }
 
 /// Measures a target for a replacement at `replacement`, or at an unknown place.

@@ -49,12 +49,17 @@ pub(super) struct Site {
     trampoline: u64,
     island: u64,
     slot: &'static AtomicU64,
-    /// What stands at the site now.
-    now: Vec<u8>,
-    /// Which form that is; the plan's while nothing is on.
-    form: Form,
+    /// What stands at the site now; the form is the plan's while nothing is on.
+    now: Standing,
     /// Oldest first.
     pub(super) layers: Vec<Layer>,
+}
+
+/// What stands at a site: the form, and its bytes.
+#[derive(Debug, Clone)]
+pub(super) struct Standing {
+    pub(super) form: Form,
+    bytes: Vec<u8>,
 }
 
 /// Everything that a transaction writes, and what to look out for.
@@ -84,9 +89,9 @@ impl Site {
         places: &arch::Places,
         slot: &'static AtomicU64,
     ) -> Self {
-        let (now, form) = (plan.original.clone(), plan.form);
+        let now = Standing { form: plan.form, bytes: plan.original.clone() };
         let (trampoline, island) = (places.trampoline, places.island);
-        Self { target, hold: None, plan, trampoline, island, slot, now, form, layers: Vec::new() }
+        Self { target, hold: None, plan, trampoline, island, slot, now, layers: Vec::new() }
     }
 
     pub(super) fn is_on(&self) -> bool {
@@ -100,12 +105,12 @@ impl Site {
 
     /// Do its overwritten bytes overlap `start..start + len`?
     pub(super) fn touches(&self, start: u64, len: u64) -> bool {
-        start < self.plan.site + self.now.len() as u64 && self.plan.site < start + len
+        start < self.plan.site + self.now.bytes.len() as u64 && self.plan.site < start + len
     }
 
     /// Address and content of the overwritten bytes as they should be now.
     pub(super) fn bytes_now(&self) -> (u64, &[u8]) {
-        (self.plan.site, &self.now)
+        (self.plan.site, &self.now.bytes)
     }
 
     /// What the original of the layer at `place` is: what was below it, or the trampoline.
@@ -119,93 +124,86 @@ impl Site {
         self.below(self.layers.len())
     }
 
-    /// Notes in `work` what puts `replacement` on top, and answers the form that the site then has.
+    /// Notes in `work` what puts `replacement` on top, and answers what stands at the site then.
     pub(super) fn put_on(
         &self,
         set: InstructionSet,
         replacement: u64,
         work: &mut Work,
-    ) -> Result<Form, Error> {
-        if self.is_on() && self.form != Form::Direct {
+    ) -> Result<Standing, Error> {
+        if self.is_on() && self.now.form != Form::Direct {
             work.pointers.push(PointerChange { cell: self.slot.as_ptr() as u64, value: replacement });
-            return Ok(self.form);
+            return Ok(self.now.clone());
         }
         let form = match self.plan.form {
             Form::Slot => Form::Slot,
             _ if arch::entry_jump(set, Form::Direct, self.plan.site, replacement).is_ok() => Form::Direct,
             _ => Form::Island,
         };
-        let new = self.entry_jump(set, form, replacement)?;
+        let bytes = self.entry_jump(set, form, replacement)?;
         work.pointers.push(PointerChange { cell: self.slot.as_ptr() as u64, value: replacement });
-        work.code.push(CodeChange { address: self.plan.site, old: self.now.clone(), new });
+        let (old, new) = (self.now.bytes.clone(), bytes.clone());
+        work.code.push(CodeChange { address: self.plan.site, old, new });
         // A site that is on is one jump: nobody can stand inside it.
         if !self.is_on() {
             work.dangers.push(self.danger());
         }
-        Ok(form)
+        Ok(Standing { form, bytes })
     }
 
-    /// Notes in `work` what takes the layer of `entry` off, and answers the form that the site then has.
-    pub(super) fn take_off(&self, set: InstructionSet, entry: u64, work: &mut Work) -> Result<Form, Error> {
+    /// Notes in `work` what takes the layer of `entry` off, and answers what stands at the site then.
+    pub(super) fn take_off(
+        &self,
+        set: InstructionSet,
+        entry: u64,
+        work: &mut Work,
+    ) -> Result<Standing, Error> {
         let Some(place) = self.layers.iter().position(|layer| layer.entry == entry) else {
-            return Ok(self.form);
+            return Ok(self.now.clone());
         };
         if let Some(above) = self.layers.get(place + 1) {
             if let Some(cell) = above.original.get() {
                 work.pointers.push(PointerChange { cell: cell.as_ptr() as u64, value: self.below(place) });
             }
-            return Ok(self.form);
+            return Ok(self.now.clone());
         }
         let Some(below) = place.checked_sub(1).and_then(|below| self.layers.get(below)) else {
-            let (old, new) = (self.now.clone(), self.plan.original.clone());
-            work.code.push(CodeChange { address: self.plan.site, old, new });
-            return Ok(self.plan.form);
+            let (old, bytes) = (self.now.bytes.clone(), self.plan.original.clone());
+            work.code.push(CodeChange { address: self.plan.site, old, new: bytes.clone() });
+            return Ok(Standing { form: self.plan.form, bytes });
         };
         work.pointers.push(PointerChange { cell: self.slot.as_ptr() as u64, value: below.replacement });
-        if self.form == Form::Direct {
+        if self.now.form == Form::Direct {
             let form = match arch::entry_jump(set, Form::Direct, self.plan.site, below.replacement) {
                 Ok(_) => Form::Direct,
                 Err(_) => Form::Island,
             };
-            let new = self.entry_jump(set, form, below.replacement)?;
-            work.code.push(CodeChange { address: self.plan.site, old: self.now.clone(), new });
-            return Ok(form);
+            let bytes = self.entry_jump(set, form, below.replacement)?;
+            let (old, new) = (self.now.bytes.clone(), bytes.clone());
+            work.code.push(CodeChange { address: self.plan.site, old, new });
+            return Ok(Standing { form, bytes });
         }
-        Ok(self.form)
+        Ok(self.now.clone())
     }
 
-    /// After a commit: the layer is on, in this form. The hold on the module that was there before is handed
-    /// out, to be dropped where the registry is not locked.
+    /// After a commit: the layer is on, and this stands at the site. The hold on the module that was there before is
+    /// handed out, to be dropped where the registry is not locked.
     pub(super) fn is_put_on(
         &mut self,
-        set: InstructionSet,
         layer: Layer,
-        form: Form,
+        now: Standing,
         hold: Arc<ModuleHold>,
     ) -> Option<Arc<ModuleHold>> {
-        if let Ok(now) = self.entry_jump(set, form, layer.replacement) {
-            self.now = now;
-        }
-        self.form = form;
+        self.now = now;
         self.layers.push(layer);
         self.hold.replace(hold)
     }
 
-    /// After a commit: the layer of `entry` is off. What kept the module loaded is handed out when
-    /// nothing is on any more, to be dropped where no lock is held.
-    pub(super) fn is_taken_off(
-        &mut self,
-        set: InstructionSet,
-        entry: u64,
-        form: Form,
-    ) -> Option<Arc<ModuleHold>> {
+    /// After a commit: the layer of `entry` is off, and this stands at the site. What kept the module loaded is
+    /// handed out when nothing is on any more, to be dropped where no lock is held.
+    pub(super) fn is_taken_off(&mut self, entry: u64, now: Standing) -> Option<Arc<ModuleHold>> {
         self.layers.retain(|layer| layer.entry != entry);
-        self.form = form;
-        let now = match self.layers.last().map(|layer| layer.replacement) {
-            Some(replacement) => self.entry_jump(set, form, replacement).ok(),
-            None => Some(self.plan.original.clone()),
-        };
-        self.now = now.unwrap_or_default();
+        self.now = now;
         if self.is_on() { None } else { self.hold.take() }
     }
 

@@ -73,16 +73,19 @@ fn beside_runners(test: impl FnOnce(&dyn Fn())) {
 fn each_step_that_fails_is_named_and_undone() {
     child::run("faults::each_step_that_fails_is_named_and_undone", || {
         beside_runners(|all_run| {
-            // Sites exist after the first time; then only the commit itself is left to fail.
+            map_what_is_mapped_once();
+            // Sites exist after the first time, and the page that a policy is asked about; then only the commit itself
+            // is left to fail.
             let first = [
                 (libc::SYS_mmap, 0, libc::ENOMEM, "map near memory"),
                 (libc::SYS_mprotect, 0, libc::EACCES, "make trampolines executable"),
+                (libc::SYS_mmap, 1, libc::EPERM, "executable again"),
             ];
             let always = [
                 (libc::SYS_process_vm_readv, 0, libc::EPERM, "read the target"),
-                (libc::SYS_mmap, 0, libc::EPERM, "executable again"),
                 (libc::SYS_mprotect, 0, libc::EACCES, "executable again"),
-                (libc::SYS_mprotect, 1, libc::ENOMEM, "make code writable"),
+                (libc::SYS_mprotect, 1, libc::EACCES, "executable again"),
+                (libc::SYS_mprotect, 2, libc::ENOMEM, "make code writable"),
                 (libc::SYS_membarrier, 0, libc::EPERM, "synchronise the cores"),
                 (libc::SYS_openat, 0, libc::EMFILE, "open /proc/self/task"),
                 (libc::SYS_getdents64, 0, libc::ENOMEM, "list the threads"),
@@ -121,7 +124,7 @@ fn the_second_page_that_fails_undoes_the_first() {
             commit(&patient()).unwrap().rollback_with(&patient()).unwrap();
             let before = state();
             fault::separate_pages(true);
-            fault::fail(libc::SYS_mprotect, 2, 1, libc::ENOMEM);
+            fault::fail(libc::SYS_mprotect, 3, 1, libc::ENOMEM);
             let error = commit(&patient()).unwrap_err();
             assert_eq!(fault::heal(), 0);
             assert!(is_about(&error, "make code writable"), "{error}");
@@ -129,7 +132,7 @@ fn the_second_page_that_fails_undoes_the_first() {
             all_run();
             let applied = commit(&patient()).unwrap();
             let on = state();
-            fault::fail(libc::SYS_mprotect, 2, 1, libc::ENOMEM);
+            fault::fail(libc::SYS_mprotect, 3, 1, libc::ENOMEM);
             let error = applied.rollback_with(&patient()).unwrap_err();
             assert_eq!(fault::heal(), 0);
             assert!(is_about(&error, "make code writable"), "{error}");
