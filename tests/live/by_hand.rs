@@ -27,7 +27,7 @@ fn a_rust_function_by_pointer() {
     assert_eq!(old_text("e"), "old e");
     assert_eq!(again.original()("f"), "old f", "the original stays callable after the rollback");
     assert!(!again.applied().is_applied());
-    assert!(matches!(again.rollback(), Err(Error::NotApplied { .. })));
+    assert!(matches!(again.applied().rollback_with(&patient()), Err(Error::NotApplied { .. })));
 }
 
 target! {

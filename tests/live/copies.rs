@@ -79,7 +79,7 @@ fn every_copy_is_replaced_in_one_transaction() {
     // SAFETY: same type.
     let hook = unsafe { replace_with(thrice_again as Function, zero as Function, &all) }.unwrap();
     assert_eq!((thrice(1), thrice_again(1), hook.original()(1)), (0, 0, 3));
-    hook.rollback().unwrap();
+    hook.applied().rollback_with(&patient()).unwrap();
     let mut change = Transaction::new();
     change.replace("_ZN4live6copied6thrice17h0123456789abcdefE", zero as *const ());
     // SAFETY: same type.

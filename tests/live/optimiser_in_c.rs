@@ -8,7 +8,7 @@ use crate::support::fixtures::{self, Folder};
 use crate::support::patient;
 use crate::target;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
-use midflight::{Error, Transaction};
+use midflight::{Error, Options, Transaction};
 use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
@@ -56,6 +56,10 @@ fn drive(effect: &Effect, build: &Build) -> Outcome {
 }
 
 fn drive_library(path: &Path, effect: &Effect) -> Outcome {
+    drive_with(path, effect, patient())
+}
+
+fn drive_with(path: &Path, effect: &Effect, options: Options) -> Outcome {
     // SAFETY: a library of plain functions.
     let library = unsafe { Library::open(Some(path), RTLD_NOW | RTLD_LOCAL) }.unwrap();
     // SAFETY: that is its type.
@@ -69,7 +73,7 @@ fn drive_library(path: &Path, effect: &Effect) -> Outcome {
     let mut change = Transaction::new();
     change.replace(format!("{}!target", path.display()), effect.replacement);
     // SAFETY: same type. That callers know more of the target than that is what is to be seen.
-    let applied = unsafe { change.commit(&patient()) }?;
+    let applied = unsafe { change.commit(&options) }?;
     let result = drive();
     applied.rollback_with(&patient()).unwrap();
     assert_eq!(drive(), effect.before, "after the rollback");
@@ -217,7 +221,15 @@ fn equal_functions_are_merged() {
         before: 505,
         replaced: 5005,
     };
-    shows(&effect, &PLAIN, |outcome| matches!(outcome, Ok(5050)), &[INLINE_CLONE]);
+    let is_refused =
+        |outcome: &Outcome| matches!(outcome, Err(Error::FoldedCode { names, .. }) if *names == ["other"]);
+    shows(&effect, &PLAIN, is_refused, &[INLINE_CLONE]);
+    if is_gcc() && cfg!(target_arch = "x86_64") {
+        let folder = Folder::new();
+        let library = folder.library_with("libmerged_in_c.so", effect.source, &PLAIN.arguments());
+        let both = drive_with(&library, &effect, patient().folded_code()).unwrap();
+        assert_eq!(both, 5050, "it takes over both");
+    }
 }
 
 /// `-fipa-cp`: `target.constprop.0` has the constant built in.

@@ -30,7 +30,7 @@ fn in_rust() {
     assert!(patch.check_with(&options).unwrap().functions.iter().all(|function| function.layers == 1));
     applied.rollback_with(&patient()).unwrap();
     assert_eq!((live_rust_target(1), greet("you").as_str()), (2, "Hello, you."));
-    assert!(matches!(applied.rollback(), Err(Error::NotApplied { .. })));
+    assert!(matches!(applied.rollback_with(&patient()), Err(Error::NotApplied { .. })));
     // SAFETY: as above.
     let applied = unsafe { patch.apply(&options) }.unwrap();
     assert_eq!(live_rust_target(1), 1002, "on again after the rollback");

@@ -40,7 +40,9 @@ fn a_check_and_the_status() {
         "functions": [{
             "target": "live_json", "symbol": "live_json", "module": executable(), "address": address, "size": 7,
             "form": "slot", "displaced": displaced, "layers": 0, "has_indirect_jump": false,
+            "other_names": [],
         }],
+        "notes": [],
     });
     assert_eq!(check, expected);
 
