@@ -2,7 +2,6 @@
 
 use crate::applied::{Applied, applied};
 use crate::change::{Target, resolve_all};
-use crate::elf;
 use crate::error::Error;
 use crate::loader::{self, Loaded};
 use crate::manifest::{self, Manifest};
@@ -206,8 +205,8 @@ impl Patch {
 
     /// What the library defines stays its own, or is said.
     fn check_interposed(&self, options: &Options) -> Result<Vec<Note>, Error> {
-        let elf::Interposable { strong, weak } = &self.inner.manifest.interposable;
-        let (mut names, weak) = (loader::defined_before(strong), loader::defined_before(weak));
+        let own = &self.inner.manifest.interposable;
+        let (mut names, weak) = (loader::defined_before(&own.strong), loader::defined_before(&own.weak));
         if !names.is_empty() && !options.interposed {
             return Err(Error::Interposed { path: self.inner.path.clone(), names });
         }
