@@ -134,6 +134,7 @@ impl Patch {
     ///   convention (not inlined, no constant folded in, no register known to survive). In Rust
     ///   [`patchable!`](crate::patchable) does that; `docs/targets.md` tells the rest.
     /// * The constructors of the library may run now, on this thread.
+    /// * What a replacement throws by `panic_any` is of a type that is the same in the program.
     /// * With [`Options::allow_other_runtime`] also what stands there.
     pub unsafe fn apply(&self, options: &Options) -> Result<Applied, Error> {
         if self.is_applied() {

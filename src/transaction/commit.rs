@@ -7,12 +7,12 @@ use super::{Change, HOST, Request, fork, prepare};
 use crate::error::Error;
 use crate::memory::{self, CodeChange, WriteFailure, Writer};
 use crate::options::Options;
-use crate::process::MemoryMap;
+use crate::process::{self, MemoryMap};
 use crate::sys;
 use crate::threads::{self, Crew};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Once};
 use std::time::{Duration, SystemTime};
 
 /// How long a look waits for a commit under way.
@@ -33,7 +33,11 @@ impl Session {
         commit_lock()?;
         fork::prepare();
         let deadline = Deadline::of(options);
-        Ok(Self { options: options.clone(), registry: Owned::take(deadline.at, deadline.after)? })
+        let registry = Owned::take(deadline.at, deadline.after)?;
+        // What this library leaves behind, handlers and held code, may be used after everything is rolled back.
+        static KEPT: Once = Once::new();
+        KEPT.call_once(|| process::keep_loaded(enter as *const () as u64));
+        Ok(Self { options: options.clone(), registry })
     }
 
     /// For what changes nothing, and has time.

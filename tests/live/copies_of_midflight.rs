@@ -132,6 +132,27 @@ fn their_commits_exclude_each_other() {
     });
 }
 
+#[test]
+fn a_copy_that_committed_stays_loaded() {
+    child::run("copies_of_midflight::a_copy_that_committed_stays_loaded", || {
+        std::thread::spawn(|| {
+            let second = Second::load();
+            assert_eq!(second.commit(OTHER, 60_000), 0);
+            assert_eq!(second.roll_back(), 1);
+        })
+        .join()
+        .unwrap();
+        // Closed by now; its handler is in use still.
+        // SAFETY: a signal to this process, of which the default is to be ignored.
+        unsafe { libc::kill(libc::getpid(), libc::SIGURG) };
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        assert!(maps.contains("libsecond_copy.so"));
+        let second = Second::load();
+        assert_eq!(second.commit(OTHER, 60_000), 0, "and works on");
+        assert_eq!(second.roll_back(), 1);
+    });
+}
+
 /// Where copies look for their common page first; changes only with the version that stands on it.
 const PLACE: usize = 0x2000_4d4c_0000;
 
