@@ -26,6 +26,8 @@ mod faults;
 mod fork;
 #[cfg(target_arch = "x86_64")]
 mod format;
+#[cfg(target_arch = "x86_64")]
+mod guide;
 mod held;
 mod held_code;
 #[cfg(target_arch = "x86_64")]
