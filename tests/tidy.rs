@@ -228,3 +228,64 @@ fn held_code_neither_allocates_nor_locks_nor_prints() {
         assert!(found.is_none(), "{place} has {}", found.unwrap());
     }
 }
+
+/// The variants of the public enums of a file, each as `Enum::Variant`.
+fn variants(path: &str) -> Vec<String> {
+    let (text, mut open, mut found) = (sources_text(path), None, Vec::new());
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix("pub enum ") {
+            open = Some(name.trim_end_matches(" {"));
+        }
+        match (open, line.strip_prefix("    ")) {
+            (Some(name), Some(rest)) if rest.starts_with(|c: char| c.is_ascii_uppercase()) => {
+                let end = rest.find(|c: char| !c.is_ascii_alphanumeric()).unwrap_or(rest.len());
+                found.push(format!("{name}::{}", &rest[..end]));
+            }
+            _ if line == "}" => open = None,
+            _ => {}
+        }
+    }
+    found
+}
+
+#[test]
+fn the_table_of_errors_has_each_variant() {
+    let files = ["src/error/mod.rs", "src/error/file.rs", "src/error/runtime.rs", "arch/src/refusal.rs"];
+    let mut variants: Vec<String> = files.into_iter().flat_map(variants).collect();
+    assert!(variants.len() >= 80, "{}", variants.len());
+
+    let (page, mut section, mut rows) = (sources_text("docs/errors.md"), "", Vec::new());
+    for line in page.lines() {
+        if let Some(name) = line.strip_prefix("## `") {
+            section = name.trim_end_matches('`');
+        } else if line.starts_with("| `") {
+            let cells: Vec<&str> = line.split(" | ").collect();
+            assert!(cells.len() == 3 && cells.iter().all(|cell| cell.trim().len() > 2), "{line}");
+            let name = cells[0].strip_prefix("| `").unwrap().trim_end_matches('`');
+            rows.push(format!("{section}::{name}"));
+        }
+    }
+    (variants.sort(), rows.sort());
+    let missing: Vec<_> = variants.iter().filter(|name| !rows.contains(name)).collect();
+    let unknown: Vec<_> = rows.iter().filter(|name| !variants.contains(name)).collect();
+    assert!(missing.is_empty() && unknown.is_empty(), "without a row: {missing:?}; of nothing: {unknown:?}");
+    assert_eq!(rows.len(), variants.len(), "a row stands there twice");
+}
+
+#[test]
+fn tests_that_the_guide_and_the_readme_name_exist() {
+    for page in ["docs/patch-authors.md", "README.md"] {
+        let (text, mut found) = (sources_text(page), 0);
+        for word in text.split(['`', '(', ',', ' ', '\n']) {
+            let Some((module, name)) = word.split_once("::") else { continue };
+            let file = format!("tests/live/{module}.rs");
+            let is_file = !module.is_empty() && Path::new(env!("CARGO_MANIFEST_DIR")).join(&file).is_file();
+            if is_file && name.chars().all(|c| c == '_' || c.is_ascii_lowercase() || c.is_ascii_digit()) {
+                let there = sources_text(&file).contains(&format!("fn {name}("));
+                assert!(there, "{page} names {word}, which is no test");
+                found += 1;
+            }
+        }
+        assert!(found >= 15, "{page}: {found}");
+    }
+}
