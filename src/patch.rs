@@ -173,6 +173,12 @@ impl Patch {
         applied.is_of(&self.inner.bytes)
     }
 
+    /// Is it of the same bytes, read from the same path?
+    #[cfg(feature = "watch")]
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.inner.path == other.inner.path && self.inner.bytes == other.inner.bytes
+    }
+
     fn is_applied(&self) -> bool {
         applied().iter().any(|applied| applied.is_of(&self.inner.bytes))
     }

@@ -173,8 +173,9 @@ impl Queue {
             match deadline {
                 None => self.news.wait(&mut state),
                 Some(deadline) => {
-                    if self.news.wait_until(&mut state, deadline).timed_out() {
-                        return state.events.pop_front();
+                    let late = self.news.wait_until(&mut state, deadline).timed_out();
+                    if late && state.missed == 0 && state.events.is_empty() {
+                        return None;
                     }
                 }
             }

@@ -103,7 +103,8 @@ impl Watch {
     /// Of each patch library that comes to stand in the directory while it is watched, the contract of
     /// [`Patch::apply`](crate::Patch::apply) holds: it was built for this program, and its constructors may run on
     /// the watching thread at any time. Whoever can write to the directory is trusted with that; these are root, the
-    /// users that the process may run as meanwhile, and whoever got the directory from them.
+    /// users that the process may run as meanwhile, and whoever got the directory from them. A file that others could
+    /// write to once should be replaced by a new one: who has it open can still write, whatever its mode is now.
     pub unsafe fn directory(path: impl AsRef<Path>, options: &Options) -> Result<Self, Error> {
         count_forks();
         let directory = Directory::open(path.as_ref())?;
@@ -174,7 +175,10 @@ impl Drop for Watch {
         // The parent's watch and ours have one wake-up.
         if !self.is_forked() {
             self.shared.stop();
+            return;
         }
+        // Dropping the handle would detach a thread of the child that has the number by now.
+        std::mem::forget(self.thread.get_mut().take());
     }
 }
 
@@ -190,7 +194,7 @@ impl Shared {
     }
 }
 
-/// Starts the thread with the mask that it keeps, so that no handler of the program's ever runs on it.
+/// Starts the thread with the mask that it keeps, so that no handler of the program's for a standard signal runs on it.
 fn spawn(follower: Follower) -> io::Result<JoinHandle<()>> {
     let bit = |signal: i32| 1u64 << (signal - 1);
     let faults =

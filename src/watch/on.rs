@@ -37,7 +37,9 @@ pub(super) struct Patches {
     on: BTreeMap<OsString, Vec<Applied>>,
     /// Names whose patch is not as it should be.
     failed: BTreeMap<OsString, Failure>,
-    /// Set while others can write to the directory.
+    /// What was tried of the file of each name, and is not on: it may be loaded already, which is for good.
+    tried: BTreeMap<OsString, Patch>,
+    /// Set while others can write to the directory, or it cannot be opened.
     suspended: Option<Pause>,
 }
 
@@ -67,7 +69,8 @@ impl Pause {
 
 impl Patches {
     pub(super) fn new(place: Place, options: Options, shared: Arc<Shared>) -> Self {
-        Self { place, options, shared, on: BTreeMap::new(), failed: BTreeMap::new(), suspended: None }
+        let (on, failed, tried) = Default::default();
+        Self { place, options, shared, on, failed, tried, suspended: None }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -81,13 +84,17 @@ impl Patches {
 
     /// When [`Self::try_again`] will have something to do.
     pub(super) fn next_try(&self) -> Option<Instant> {
+        // No file is looked at while it lasts.
+        if let Some(pause) = self.suspended {
+            return Some(pause.until);
+        }
         let files = self.failed.values().filter_map(|failure| failure.again);
-        files.chain(self.suspended).map(|pause| pause.until).min()
+        files.map(|pause| pause.until).min()
     }
 
     pub(super) fn try_again(&mut self) -> Result<(), Error> {
-        if self.suspended.is_some_and(|pause| pause.is_over()) {
-            return self.compare_all();
+        if let Some(pause) = self.suspended {
+            return if pause.is_over() { self.compare_all() } else { Ok(()) };
         }
         let due = |failure: &Failure| failure.again.is_some_and(|pause| pause.is_over());
         let due = self.failed.iter().filter(|(_, failure)| due(failure));
@@ -123,17 +130,19 @@ impl Patches {
         }
     }
 
-    /// The directory, judged anew; none while it is not trusted.
+    /// The directory, judged anew; none while it is not trusted, or while the system lacks what it takes to look.
     fn open(&mut self) -> Result<Option<Directory>, Error> {
         match self.place.open() {
             Ok(directory) => {
                 self.suspended = None;
                 Ok(Some(directory))
             }
-            Err(error @ Error::Untrusted { .. }) => {
-                let before = self.suspended.replace(Pause::after(self.suspended));
-                if before.is_none() {
-                    self.refused(self.path(), error);
+            Err(error) if matches!(error, Error::Untrusted { .. }) || may_pass(&error) => {
+                if self.suspended.is_none_or(|pause| pause.is_over()) {
+                    let before = self.suspended.replace(Pause::after(self.suspended));
+                    if before.is_none() {
+                        self.refused(self.path(), error);
+                    }
                 }
                 Ok(None)
             }
@@ -152,6 +161,7 @@ impl Patches {
             Ok(Some(_)) if change == Change::Left => return,
             Ok(Some(file)) => self.put_on(directory, name, &path, file),
             Ok(None) => {
+                self.tried.remove(name);
                 self.put_on_duplicates(directory, name);
                 Ok(self.take_off(name, &path))
             }
@@ -162,7 +172,9 @@ impl Patches {
             Ok(true) => return,
             Ok(false) => (true, false),
             Err(error) => {
-                let may_go_better = matches!(error, Error::Busy { .. } | Error::Deadline { .. });
+                let may_go_better =
+                    matches!(error, Error::Busy { .. } | Error::Deadline { .. } | Error::ReadPatch { .. })
+                        || may_pass(&error);
                 let is_duplicate = matches!(error, Error::AlreadyApplied { .. });
                 self.refused(&path, error);
                 (may_go_better, is_duplicate)
@@ -181,6 +193,9 @@ impl Patches {
         file: File,
     ) -> Result<bool, Error> {
         let patch = Patch::from_file(path, file)?;
+        // What was loaded for a commit that came too late is not loaded once more.
+        let tried = self.tried.remove(name).filter(|tried| tried.is_same(&patch));
+        let patch = tried.unwrap_or(patch);
         // Also if it is off: then the program itself rolled it back.
         let is_it = |applied: &Applied| patch.is_of(applied);
         let (same, older): (Vec<_>, Vec<_>) =
@@ -198,6 +213,7 @@ impl Patches {
                 Ok(self.roll_back(name, path, older))
             }
             Err(error) => {
+                self.tried.insert(name.to_owned(), patch);
                 if !older.is_empty() {
                     self.on.insert(name.to_owned(), older);
                 }
@@ -278,6 +294,13 @@ impl Patches {
     fn tell(&self, event: WatchEvent) {
         self.shared.events.push(event);
     }
+}
+
+/// Is it a want of the moment: descriptors, memory, rights?
+fn may_pass(error: &Error) -> bool {
+    let passing =
+        [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EIO, libc::EACCES, libc::EINTR, libc::EAGAIN];
+    matches!(error, Error::Watch { source, .. } if source.raw_os_error().is_some_and(|e| passing.contains(&e)))
 }
 
 /// `*.so`, not hidden.
