@@ -265,7 +265,8 @@ fn the_table_of_errors_has_each_variant() {
             rows.push(format!("{section}::{name}"));
         }
     }
-    (variants.sort(), rows.sort());
+    variants.sort();
+    rows.sort();
     let missing: Vec<_> = variants.iter().filter(|name| !rows.contains(name)).collect();
     let unknown: Vec<_> = rows.iter().filter(|name| !variants.contains(name)).collect();
     assert!(missing.is_empty() && unknown.is_empty(), "without a row: {missing:?}; of nothing: {unknown:?}");
