@@ -117,7 +117,8 @@ impl serde::Serialize for Applied {
     }
 }
 
-/// Everything that is on, newest last.
+/// Everything that is on, newest last. May be called from anywhere where memory may be allocated, also during a commit and
+/// by the committing thread (an allocator, a constructor of a patch library): it takes no lock and waits for nobody.
 pub fn applied() -> Vec<Applied> {
     transaction::applied().into_iter().map(Applied::new).collect()
 }

@@ -142,7 +142,8 @@ impl Capability {
 }
 
 /// Finds out what this process permits. May be called at any time, also before the first commit: no thread is held,
-/// none of the program's code runs, and nothing stays (a page and a file without a name are made and removed). Takes some
+/// none of the program's code runs, and nothing stays but a page of memory, which
+/// commits ask the same by (a file without a name is made and removed). Takes some
 /// milliseconds, and 20 more if a thread blocks the signal.
 ///
 /// ```

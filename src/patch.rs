@@ -2,7 +2,6 @@
 
 use crate::applied::{Applied, applied};
 use crate::change::{Target, resolve_all};
-use crate::elf;
 use crate::error::Error;
 use crate::loader::{self, Loaded};
 use crate::manifest::{self, Manifest};
@@ -135,6 +134,7 @@ impl Patch {
     ///   convention (not inlined, no constant folded in, no register known to survive). In Rust
     ///   [`patchable!`](crate::patchable) does that; `docs/targets.md` tells the rest.
     /// * The constructors of the library may run now, on this thread.
+    /// * What a replacement throws by `panic_any` is of a type that is the same in the program.
     /// * With [`Options::allow_other_runtime`] also what stands there.
     pub unsafe fn apply(&self, options: &Options) -> Result<Applied, Error> {
         if self.is_applied() {
@@ -206,8 +206,8 @@ impl Patch {
 
     /// What the library defines stays its own, or is said.
     fn check_interposed(&self, options: &Options) -> Result<Vec<Note>, Error> {
-        let elf::Interposable { strong, weak } = &self.inner.manifest.interposable;
-        let (mut names, weak) = (loader::defined_before(strong), loader::defined_before(weak));
+        let own = &self.inner.manifest.interposable;
+        let (mut names, weak) = (loader::defined_before(&own.strong), loader::defined_before(&own.weak));
         if !names.is_empty() && !options.interposed {
             return Err(Error::Interposed { path: self.inner.path.clone(), names });
         }

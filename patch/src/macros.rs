@@ -42,7 +42,9 @@
 ///   be spelled out, since a function of that type is made that calls the other one.
 ///
 /// A panic that leaves a replacement is resumed in the program, where it runs the drops of the callers and can
-/// be caught; its message is printed by the panic hook of the library, not by the program's. So a body is a
+/// be caught; its message is printed by the panic hook of the library, not by the program's. `catch_unwind` in the library
+/// catches the library's own panics, and ends the program if one of the program's comes (from an original or a
+/// callback), since it is of another runtime; so does the start of a thread that the library spawned. A body is a
 /// closure: `return` and `?` leave the function as usual.
 ///
 /// `original = NAME` declares `static NAME: Original<fn(A) -> R>`, in which the function that was replaced

@@ -20,8 +20,12 @@ use crate::FnPointer;
 /// ```
 ///
 /// The engine fills it before the first byte of the program changes, so a replacement that runs because its
-/// target was called always finds the original, which then stays callable for ever, also after a rollback. A
-/// replacement that is called otherwise, as an ordinary function before the patch was applied, finds nothing.
+/// target was called always finds the original, which then stays callable for ever, also after a rollback.
+///
+/// A panic of the original is one of the program, of another Rust runtime: it passes the replacement and runs its drops,
+/// but what catches it here (`catch_unwind`, or the start of a thread that this library spawned) ends the program.
+///
+/// A replacement that is called otherwise, as an ordinary function before the patch was applied, finds nothing.
 #[repr(transparent)]
 pub struct Original<F> {
     /// Null, or the address of code that may be called as an `F`: nothing but the engine writes it.

@@ -82,13 +82,6 @@ unsafe extern "C-unwind" fn enter<F: FnOnce() -> R, R>(call: *mut c_void) -> *mu
     ptr::null_mut()
 }
 
-/// A name for this version's `personality` within reach of a relocation that is resolved at link time.
-macro_rules! local_name {
-    ($before:literal, $after:literal) => {
-        concat!($before, ".Lmidflight_personality_", env!("CARGO_PKG_VERSION"), $after)
-    };
-}
-
 /// Calls `enter(call)`. It returns what that returns, or the exception that `personality` has stopped here:
 /// the place to go on is the same, right after the call, and the register of the result is the first one that
 /// a landing pad is given data in.
@@ -100,7 +93,9 @@ macro_rules! local_name {
 unsafe extern "C-unwind" fn frame(enter: Enter, call: *mut c_void) -> *mut Exception {
     naked_asm!(
         ".cfi_startproc",
-        local_name!(".cfi_personality 0x1b, ", ""), // DW_EH_PE_pcrel | DW_EH_PE_sdata4
+        // DW_EH_PE_pcrel | DW_EH_PE_sdata4, so what it names has to be near: a stub with a name that nobody else has.
+        ".cfi_personality 0x1b, .Lmidflight_{personality}",
+        "endbr64",
         "push rbp",
         ".cfi_def_cfa_offset 16",
         ".cfi_offset rbp, -16",
@@ -114,7 +109,8 @@ unsafe extern "C-unwind" fn frame(enter: Enter, call: *mut c_void) -> *mut Excep
         ".cfi_def_cfa rsp, 8",
         "ret",
         ".cfi_endproc",
-        local_name!("", ":"),
+        ".Lmidflight_{personality}:",
+        "endbr64",
         "jmp {personality}",
         personality = sym personality,
     )
@@ -129,7 +125,7 @@ unsafe extern "C-unwind" fn frame(enter: Enter, call: *mut c_void) -> *mut Excep
 unsafe extern "C-unwind" fn frame(enter: Enter, call: *mut c_void) -> *mut Exception {
     naked_asm!(
         ".cfi_startproc",
-        local_name!(".cfi_personality 0x1b, ", ""), // DW_EH_PE_pcrel | DW_EH_PE_sdata4
+        ".cfi_personality 0x1b, .Lmidflight_{personality}",
         "hint #34", // bti c
         "stp x29, x30, [sp, #-16]!",
         ".cfi_def_cfa_offset 16",
@@ -147,11 +143,15 @@ unsafe extern "C-unwind" fn frame(enter: Enter, call: *mut c_void) -> *mut Excep
         ".cfi_restore w30",
         "ret",
         ".cfi_endproc",
-        local_name!("", ":"),
+        ".Lmidflight_{personality}:",
+        "hint #34", // bti c
         "b {personality}",
         personality = sym personality,
     )
 }
+
+/// Where the call of `frame` returns to, in bytes from its start.
+const AFTER_CALL: usize = if cfg!(target_arch = "x86_64") { 4 + 1 + 3 + 3 + 3 + 2 } else { 6 * 4 };
 
 /// The personality routine of `frame`.
 ///
@@ -172,6 +172,13 @@ unsafe extern "C" fn personality(
     // `learn` throws the first one: nobody else calls this frame before.
     let ours = OURS.compare_exchange(0, cleanup, Relaxed, Relaxed).map_or_else(|ours| ours, |_| cleanup);
     if ours == cleanup {
+        return CONTINUE_UNWIND;
+    }
+    // Only what comes out of the call can go on behind it, not what arises in the frame itself (a cancelled thread).
+    // SAFETY: the context is that of this frame.
+    let ip = unsafe { _Unwind_GetIP(context) };
+    // SAFETY: as above.
+    if ip.wrapping_sub(unsafe { _Unwind_GetRegionStart(context) }) != AFTER_CALL {
         return CONTINUE_UNWIND;
     }
     if actions & SEARCH_PHASE != 0 {
@@ -199,5 +206,7 @@ const CONTINUE_UNWIND: c_int = 8;
 unsafe extern "C-unwind" {
     /// Starts or goes on with the unwinding for an exception that was stopped. Returns if nobody catches it.
     fn _Unwind_Resume_or_Rethrow(exception: *mut Exception) -> c_int;
+    fn _Unwind_GetIP(context: *mut c_void) -> usize;
+    fn _Unwind_GetRegionStart(context: *mut c_void) -> usize;
     fn _Unwind_SetGR(context: *mut c_void, register: c_int, value: usize);
 }

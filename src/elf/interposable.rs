@@ -44,15 +44,16 @@ impl Image {
             if !is_own || !kinds.contains(&symbol.st_type()) {
                 continue;
             }
+            let list = match symbol.st_bind() {
+                sym::STB_GLOBAL => &mut strong,
+                sym::STB_WEAK => &mut weak,
+                // Local ones are bound to themselves; unique ones are meant to be one in the process.
+                _ => continue,
+            };
             let malformed =
                 Fault::Malformed { what: "the name of a symbol, in a table", offset: symbol.st_name as u64 };
-            let name = names::at(&strings, symbol.st_name).ok_or(malformed)?;
-            match symbol.st_bind() {
-                sym::STB_GLOBAL => strong.add(name)?,
-                sym::STB_WEAK => weak.add(name)?,
-                // Local ones are bound to themselves; unique ones are meant to be one in the process.
-                _ => {}
-            }
+            // What is looked at counts against the length of the file, so names may share bytes without harm.
+            list.add(names::at(&strings, symbol.st_name).ok_or(malformed)?)?;
         }
         Ok(Interposable { strong: strong.finish(), weak: weak.finish() })
     }

@@ -249,7 +249,8 @@ pub enum Error {
     },
     /// There are several copies of a function of Rust.
     #[error(
-        "{target} has {} copies: {}; replace all with Options::every_copy, or one by its raw name",
+        "{target} has {} copies, or instances for several types: {}; replace all, if they are copies, with \
+         Options::every_copy, or one by its raw name",
         copies.len(), list(copies)
     )]
     Copies {

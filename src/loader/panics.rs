@@ -6,8 +6,8 @@ use std::any::Any;
 use std::fmt;
 
 /// What a patch library threw that was neither `&str` nor `String`: the payload of a panic that went on in the
-/// program, when the library was not built by the compiler that built the program, so that its types mean
-/// nothing here.
+/// program, when it is not certain that the library was built by the compiler that built the program and has the
+/// same allocator, so that its types mean nothing here.
 pub struct ForeignPanic {
     payload: *mut (),
     discard: unsafe extern "C" fn(*mut ()),

@@ -101,7 +101,10 @@ impl ModuleImage {
     pub(crate) fn named_in_rust(&self, name: &str) -> Vec<FunctionSymbol<'_>> {
         let matcher = Matcher::new(name);
         if self.may_pass() {
-            return self.functions().filter(|function| matcher.matches(function.name())).collect();
+            let is_it = |function: &FunctionSymbol<'_>| {
+                matcher.matches(function.name()) && rust_name(function.name()).as_deref() == Some(name)
+            };
+            return self.functions().filter(is_it).collect();
         }
         let index = self.by_rust_name.get_or_init(|| {
             self.index(|symbol| {

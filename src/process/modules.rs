@@ -64,6 +64,19 @@ impl Module {
     }
 }
 
+/// Makes sure that the module in which `address` lies stays loaded for ever: signal handlers of ours stay in use.
+pub(crate) fn keep_loaded(address: u64) {
+    let modules = list();
+    let Some(module) = modules.iter().find(|module| module.contains(address) && !module.is_main) else {
+        return;
+    };
+    let flags = libc::RTLD_NOLOAD | libc::RTLD_LAZY | libc::RTLD_NODELETE;
+    // SAFETY: the library is loaded already or the call fails, so no constructor runs.
+    let library = unsafe { libloading::os::unix::Library::open(Some(&module.path), flags) };
+    // The handle is given away with the module.
+    let _ = library.map(libloading::os::unix::Library::into_raw);
+}
+
 /// Keeps a module loaded.
 #[derive(Debug)]
 pub(crate) struct ModuleHold {

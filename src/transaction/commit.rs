@@ -1,19 +1,18 @@
 //! The commit: hold, write, let go. What is written was prepared; what is known changes afterwards.
 
 use super::common::commit_lock;
-use super::lock::Guard;
-use super::registry::{Entry, Held, Registry, lock_commits, next_id};
+use super::registry::{Entry, Held, Owned, Registry, next_id};
 use super::site::{Layer, Standing, Work};
 use super::{Change, HOST, Request, fork, prepare};
 use crate::error::Error;
 use crate::memory::{self, CodeChange, WriteFailure, Writer};
 use crate::options::Options;
-use crate::process::MemoryMap;
+use crate::process::{self, MemoryMap};
 use crate::sys;
 use crate::threads::{self, Crew};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64};
+use std::sync::{Arc, Once};
 use std::time::{Duration, SystemTime};
 
 /// How long a look waits for a commit under way.
@@ -25,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub(crate) struct Session {
     options: Options,
-    _commit: Guard<'static, ()>,
+    pub(super) registry: Owned,
 }
 
 impl Session {
@@ -34,7 +33,11 @@ impl Session {
         commit_lock()?;
         fork::prepare();
         let deadline = Deadline::of(options);
-        Ok(Self { options: options.clone(), _commit: lock_commits(deadline.at, deadline.after)? })
+        let registry = Owned::take(deadline.at, deadline.after)?;
+        // What this library leaves behind, handlers and held code, may be used after everything is rolled back.
+        static KEPT: Once = Once::new();
+        KEPT.call_once(|| process::keep_loaded(enter as *const () as u64));
+        Ok(Self { options: options.clone(), registry })
     }
 
     /// For what changes nothing, and has time.
@@ -43,16 +46,13 @@ impl Session {
     }
 
     /// Puts all changes of `request` on, or none.
-    pub(crate) fn apply(&self, request: Request) -> Result<Arc<Entry>, Error> {
+    pub(crate) fn apply(mut self, request: Request) -> Result<Arc<Entry>, Error> {
         if request.changes.is_empty() {
             return Err(Error::Empty);
         }
         let map = MemoryMap::lazy();
-        let (work, standing) = {
-            let mut registry = Registry::lock()?;
-            check_not_applied(&request, &registry)?;
-            prepare::prepare(&request.changes, &mut registry, &map)?
-        };
+        check_not_applied(&request, &self.registry)?;
+        let (work, standing) = prepare::prepare(&request.changes, &mut self.registry, &map)?;
         let held = carry_out(work, &self.options, &request.changes, &map)?;
         let entry = Arc::new(Entry {
             id: next_id(),
@@ -64,32 +64,28 @@ impl Session {
             held,
             on: AtomicBool::new(true),
         });
-        enter(&entry, request.changes, standing);
+        enter(&mut self.registry, &entry, request.changes, standing);
         let (patch, functions) = (&entry.name, entry.functions.len());
         tracing::info!(patch, functions, threads = held.threads, time = ?held.time, "applied");
         Ok(entry)
     }
 
     /// Takes all changes of `entry` off, or none.
-    pub(crate) fn roll_back(&self, entry: &Arc<Entry>) -> Result<Held, Error> {
+    pub(crate) fn roll_back(mut self, entry: &Arc<Entry>) -> Result<Held, Error> {
         let mut standing: BTreeMap<u64, Standing> = BTreeMap::new();
-        let work = {
-            let registry = Registry::lock()?;
-            if !entry.is_on() {
-                return Err(Error::NotApplied { name: entry.name.clone() });
+        if !entry.is_on() {
+            return Err(Error::NotApplied { name: entry.name.clone() });
+        }
+        let mut work = Work::default();
+        for (_, address) in &entry.functions {
+            if let Some(site) = self.registry.sites.get(address) {
+                standing.insert(*address, site.take_off(HOST, entry.id, &mut work)?);
             }
-            let mut work = Work::default();
-            for (_, address) in &entry.functions {
-                if let Some(site) = registry.sites.get(address) {
-                    standing.insert(*address, site.take_off(HOST, entry.id, &mut work)?);
-                }
-            }
-            work
-        };
+        }
         let held = carry_out(work, &self.options, &[], &MemoryMap::lazy())?;
-        // Dropped last, when the registry is free: destructors of a library may run.
+        // Dropped when the registry is up to date: destructors of a library may run, and ask what is on.
         let mut unused = Vec::new();
-        let mut registry = Registry::lock_after_commit();
+        let registry = &mut *self.registry;
         for (address, now) in standing {
             if let Some(site) = registry.sites.get_mut(&address) {
                 unused.extend(site.is_taken_off(entry.id, now));
@@ -97,7 +93,8 @@ impl Session {
         }
         registry.entries.retain(|one| one.id != entry.id);
         entry.switch_off();
-        drop(registry);
+        registry.publish();
+        drop(unused);
         tracing::info!(patch = entry.name, threads = held.threads, time = ?held.time, "rolled back");
         Ok(held)
     }
@@ -181,9 +178,8 @@ fn explain(failure: WriteFailure, writer: &Writer, changes: &[Change]) -> Error 
 }
 
 /// What was committed becomes known.
-fn enter(entry: &Arc<Entry>, changes: Vec<Change>, standing: Vec<Standing>) {
+fn enter(registry: &mut Registry, entry: &Arc<Entry>, changes: Vec<Change>, standing: Vec<Standing>) {
     let mut unused = Vec::with_capacity(changes.len());
-    let mut registry = Registry::lock_after_commit();
     for (change, now) in changes.into_iter().zip(standing) {
         let Change { target, replacement, original } = change;
         if let Some(site) = registry.sites.get_mut(&target.target.address) {
@@ -192,8 +188,8 @@ fn enter(entry: &Arc<Entry>, changes: Vec<Change>, standing: Vec<Standing>) {
         }
     }
     registry.entries.push(Arc::clone(entry));
-    // Before what is unused: closing a library runs foreign code.
-    drop(registry);
+    // Before what is unused is dropped: closing a library runs foreign code.
+    registry.publish();
 }
 
 fn check_not_applied(request: &Request, registry: &Registry) -> Result<(), Error> {

@@ -44,7 +44,9 @@ pub(super) fn commit_lock() -> Result<&'static Lock<()>, Error> {
 
 fn find() -> Result<&'static Lock<()>, Error> {
     let mut last = Errno(libc::ENOMEM);
-    for address in ADDRESSES {
+    // One that is there already counts, also behind an address that has become free.
+    let marked = ADDRESSES.into_iter().find(|address| mark(*address) == Some(MARK));
+    for address in marked.into_iter().chain(ADDRESSES) {
         match map(address) {
             Ok(()) => {}
             Err(Errno(libc::EEXIST)) if is_ours(address) => {}
@@ -87,17 +89,18 @@ fn map(address: usize) -> Result<(), Errno> {
 fn is_ours(address: usize) -> bool {
     let end = sys::now().saturating_add(PATIENCE);
     loop {
-        let mut mark = [0; 8];
-        let read = sys::read_memory(address as u64, &mut mark);
-        if read != Ok(mark.len()) || sys::now() >= end {
-            return false;
-        }
-        match u64::from_le_bytes(mark) {
-            MARK => return true,
-            0 => sys::sleep(1_000_000),
+        match mark(address) {
+            Some(MARK) => return true,
+            Some(0) if sys::now() < end => sys::sleep(1_000_000),
             _ => return false,
         }
     }
+}
+
+/// The word at the start of a page, if there is one.
+fn mark(address: usize) -> Option<u64> {
+    let mut mark = [0; 8];
+    (sys::read_memory(address as u64, &mut mark) == Ok(mark.len())).then_some(u64::from_le_bytes(mark))
 }
 
 #[cfg(test)]

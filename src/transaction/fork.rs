@@ -5,19 +5,27 @@
 
 use super::common::commit_lock;
 use super::lock::{Guard, NotLocked};
-use super::registry::{REGISTRY, Registry};
+use super::registry;
 use crate::sys;
-use std::cell::RefCell;
+use std::cell::Cell;
+use std::mem::ManuallyDrop;
 use std::sync::OnceLock;
 
-/// Longer than any commit whose deadline is sensible; then fork goes on, and the child may find the lock taken.
+/// Longer than any commit whose deadline is sensible; then fork goes on, and the child finds the lock taken.
 const PATIENCE: u64 = 30_000_000_000;
 
-type Held = (Option<Guard<'static, ()>>, Option<Guard<'static, Registry>>);
+/// What `before` did.
+enum Taken {
+    /// The thread has the lock from a commit of its own.
+    Nothing,
+    Lock(ManuallyDrop<Guard<'static, ()>>),
+    /// Somebody else has it still.
+    Late,
+}
 
 thread_local! {
-    /// What the forking thread took in `before`; None where the thread has it from a commit of its own.
-    static TAKEN: RefCell<Option<Held>> = const { RefCell::new(None) };
+    /// By the forking thread. Without a destructor, so a thread that is about to end can fork too.
+    static TAKEN: Cell<Taken> = const { Cell::new(Taken::Nothing) };
 }
 
 /// Registers the handlers, once; the lock of all commits is known by then.
@@ -33,31 +41,30 @@ extern "C" fn before() {
     let deadline = sys::now().saturating_add(PATIENCE);
     // Registered by what has found the lock.
     let Ok(lock) = commit_lock() else { return };
-    let commit = lock.acquire(deadline);
-    // In the middle of a commit of its own; or another copy of this library was here before, in which case none of
-    // this one's commits is under way.
-    if commit.as_ref().err() == Some(&NotLocked::Mine) {
-        return;
-    }
-    let registry = REGISTRY.acquire(deadline).ok();
-    // A thread that ends has no place for it any more; then the locks are free again at once.
-    let _ = TAKEN.try_with(|taken| *taken.borrow_mut() = Some((commit.ok(), registry)));
+    TAKEN.set(match lock.acquire(deadline) {
+        Ok(commit) => Taken::Lock(ManuallyDrop::new(commit)),
+        // In the middle of a commit of its own; or another copy of this library was here before, in which case none of
+        // this one's commits is under way.
+        Err(NotLocked::Mine) => Taken::Nothing,
+        Err(NotLocked::Late) => Taken::Late,
+    });
 }
 
 extern "C" fn in_parent() {
-    let _ = TAKEN.try_with(|taken| drop(taken.borrow_mut().take()));
+    if let Taken::Lock(commit) = TAKEN.replace(Taken::Nothing) {
+        drop(ManuallyDrop::into_inner(commit));
+    }
 }
 
 extern "C" fn in_child() {
-    let taken = TAKEN.try_with(|taken| taken.borrow_mut().take());
-    let in_own_commit = matches!(taken, Ok(None));
-    // Forgotten rather than dropped: their waiters are not here.
-    std::mem::forget(taken);
-    if let Ok(lock) = commit_lock() {
-        // SAFETY: the child has one thread, whose original took both locks in `before` or has them still.
+    let taken = TAKEN.replace(Taken::Nothing);
+    // Who was late leaves the lock to a thread that is not here: what that one was in the middle of stays unfinished.
+    if let (Ok(lock), Taken::Nothing | Taken::Lock(_)) = (commit_lock(), &taken) {
+        // The guard is not dropped, since its waiters are not here.
+        let in_own_commit = matches!(taken, Taken::Nothing);
+        // SAFETY: the child has one thread, whose original took the lock in `before` or has it still.
         unsafe { lock.reset_in_child(in_own_commit) };
     }
-    // SAFETY: the registry is changed by threads that may commit only, and not held across calls that could fork.
-    unsafe { REGISTRY.reset_in_child(false) };
+    registry::reset_in_child();
     crate::threads::reset_in_child();
 }

@@ -50,6 +50,7 @@ pub(super) struct Guard<'lock, T> {
 }
 
 impl<T> Lock<T> {
+    #[cfg(test)]
     pub(super) const fn new(value: T) -> Self {
         Self {
             owner: AtomicU32::new(0),

@@ -3,6 +3,7 @@
 mod commit;
 mod common;
 mod fork;
+mod list;
 mod lock;
 mod prepare;
 mod registry;
@@ -77,7 +78,7 @@ impl Session {
         let changes = targets.iter().map(|(target, replacement)| (&*target.target, *replacement));
         errors.extend(prepare::check_changes(changes, &map).err());
         for (target, replacement) in targets {
-            match check_one(target, *replacement, &map) {
+            match check_one(target, *replacement, &self.registry, &map) {
                 Ok(function) => functions.push(function),
                 Err(error) => errors.push(error),
             }
@@ -90,14 +91,12 @@ impl Session {
 fn check_one(
     target: &HeldTarget,
     replacement: Option<u64>,
+    registry: &Registry,
     map: &MemoryMap,
 ) -> Result<CheckedFunction, Error> {
     let target = &target.target;
-    let layers = {
-        let registry = Registry::lock()?;
-        running::check(std::iter::once(&**target), &registry, map)?;
-        registry.sites.get(&target.address).map_or(0, |site| site.layers.len())
-    };
+    running::check(std::iter::once(&**target), registry, map)?;
+    let layers = registry.sites.get(&target.address).map_or(0, |site| site.layers.len());
     let (measure, form) = prepare::measure(target, replacement)?;
     let mut function = CheckedFunction {
         target: target.name.clone(),

@@ -1,12 +1,14 @@
 //! What is on: the sites with their layers, and the entries that a user's handles point to.
 
 use super::common::commit_lock;
-use super::lock::{Guard, Lock, NotLocked};
+use super::list::List;
+use super::lock::{Guard, NotLocked};
 use super::site::Site;
 use crate::error::Error;
-use crate::sys;
+use std::cell::UnsafeCell;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::{Deref, DerefMut};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{
@@ -15,8 +17,15 @@ use std::sync::atomic::{
 };
 use std::time::{Duration, SystemTime};
 
-/// Held for moments, never while threads are held, never across foreign code.
-pub(super) static REGISTRY: Lock<Registry> = Lock::new(Registry::new());
+/// The registry of this copy of the library. Whoever has the lock of all commits has it.
+static REGISTRY: Shared = Shared(UnsafeCell::new(Registry::new()));
+/// What is on, for everybody else.
+static LIST: List<Entry> = List::new();
+
+struct Shared(UnsafeCell<Registry>);
+
+// SAFETY: reached through `Owned` only, of which there is one at a time.
+unsafe impl Sync for Shared {}
 
 /// Everything that midflight has done to the process.
 #[derive(Debug)]
@@ -87,23 +96,9 @@ impl Registry {
         Self { sites: BTreeMap::new(), entries: Vec::new() }
     }
 
-    /// For moments, as said at [`REGISTRY`].
-    pub(super) fn lock() -> Result<Guard<'static, Self>, Error> {
-        let wait = Duration::from_secs(30);
-        REGISTRY.acquire(sys::now().saturating_add(wait.as_nanos() as u64)).map_err(|why| match why {
-            NotLocked::Late => Error::Busy { waited: wait },
-            NotLocked::Mine => Error::Nested,
-        })
-    }
-
-    /// As [`Self::lock`], when the code has been changed already: what is known must follow, however long
-    /// that takes.
-    pub(super) fn lock_after_commit() -> Guard<'static, Self> {
-        loop {
-            if let Ok(registry) = REGISTRY.acquire(u64::MAX) {
-                return registry;
-            }
-        }
+    /// Lets [`applied`] see the entries as they are now.
+    pub(super) fn publish(&self) {
+        LIST.publish(self.entries.clone());
     }
 
     /// The cells that hold originals of layers that are on, and for which targets.
@@ -137,15 +132,46 @@ pub(super) fn next_id() -> u64 {
     NEXT.fetch_add(1, Relaxed)
 }
 
-/// The lock of all commits, waited for until `deadline`.
-pub(super) fn lock_commits(deadline: u64, waited: Duration) -> Result<Guard<'static, ()>, Error> {
-    commit_lock()?.acquire(deadline).map_err(|why| match why {
-        NotLocked::Late => Error::Busy { waited },
-        NotLocked::Mine => Error::Nested,
-    })
+/// The right to commit, with the registry that belongs to it.
+#[derive(Debug)]
+pub(super) struct Owned {
+    _commit: Guard<'static, ()>,
 }
 
-/// What is on, newest last.
+impl Owned {
+    /// Takes the lock of all commits, waiting until `deadline`.
+    pub(super) fn take(deadline: u64, waited: Duration) -> Result<Self, Error> {
+        let commit = commit_lock()?.acquire(deadline).map_err(|why| match why {
+            NotLocked::Late => Error::Busy { waited },
+            NotLocked::Mine => Error::Nested,
+        })?;
+        Ok(Self { _commit: commit })
+    }
+}
+
+impl Deref for Owned {
+    type Target = Registry;
+
+    fn deref(&self) -> &Registry {
+        // SAFETY: the lock is ours, and this is the only `Owned` that it was taken for.
+        unsafe { &*REGISTRY.0.get() }
+    }
+}
+
+impl DerefMut for Owned {
+    fn deref_mut(&mut self) -> &mut Registry {
+        // SAFETY: as above, and borrowed for this.
+        unsafe { &mut *REGISTRY.0.get() }
+    }
+}
+
+/// What is on, newest last. Takes no lock.
 pub(crate) fn applied() -> Vec<Arc<Entry>> {
-    Registry::lock_after_commit().entries.clone()
+    // One that is being rolled back is off before it leaves the list.
+    LIST.read().into_iter().filter(|entry| entry.is_on()).collect()
+}
+
+/// In a forked child.
+pub(super) fn reset_in_child() {
+    LIST.reset_in_child();
 }

@@ -131,3 +131,65 @@ fn their_commits_exclude_each_other() {
         assert_eq!((live_two_copies(1), live_two_copies_other(1)), (2, 2));
     });
 }
+
+#[test]
+fn a_copy_that_committed_stays_loaded() {
+    child::run("copies_of_midflight::a_copy_that_committed_stays_loaded", || {
+        std::thread::spawn(|| {
+            let second = Second::load();
+            assert_eq!(second.commit(OTHER, 60_000), 0);
+            assert_eq!(second.roll_back(), 1);
+        })
+        .join()
+        .unwrap();
+        // Closed by now; its handler is in use still.
+        // SAFETY: a signal to this process, of which the default is to be ignored.
+        unsafe { libc::kill(libc::getpid(), libc::SIGURG) };
+        let maps = std::fs::read_to_string("/proc/self/maps").unwrap();
+        assert!(maps.contains("libsecond_copy.so"));
+        let second = Second::load();
+        assert_eq!(second.commit(OTHER, 60_000), 0, "and works on");
+        assert_eq!(second.roll_back(), 1);
+    });
+}
+
+/// Where copies look for their common page first; changes only with the version that stands on it.
+const PLACE: usize = 0x2000_4d4c_0000;
+
+/// Maps a page there, as somebody else might have.
+fn occupy(words: [u64; 2]) {
+    let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE;
+    let (read_write, place) = (libc::PROT_READ | libc::PROT_WRITE, PLACE as *mut libc::c_void);
+    // SAFETY: a new mapping, which replaces nothing.
+    let page = unsafe { libc::mmap(place, 4096, read_write, flags, -1, 0) };
+    assert_eq!(page as usize, PLACE, "this process has not committed yet");
+    // SAFETY: ours, and as long as that.
+    unsafe { page.cast::<[u64; 2]>().write(words) };
+}
+
+#[test]
+fn a_copy_that_keeps_its_lock_otherwise_is_not_worked_beside() {
+    child::run("copies_of_midflight::a_copy_that_keeps_its_lock_otherwise_is_not_worked_beside", || {
+        occupy([u64::from_le_bytes(*b"MIDFLGHT"), 77]);
+        let error = commit(ONE).map(drop).unwrap_err();
+        assert!(matches!(error, Error::OtherCopy { version: 77, .. }), "{error}");
+        assert!(error.to_string().contains("link one version only"), "{error}");
+        assert_eq!(live_two_copies(1), 2);
+    });
+}
+
+#[test]
+fn what_is_mapped_where_the_lock_should_be_is_left_alone() {
+    child::run("copies_of_midflight::what_is_mapped_where_the_lock_should_be_is_left_alone", || {
+        let words = [7, 8];
+        occupy(words);
+        let second = Second::load();
+        let first = commit(ONE).unwrap();
+        assert_eq!(second.commit(OTHER, 60_000), 0, "both find the same other place");
+        assert_eq!((live_two_copies(1), live_two_copies_other(1)), (1001, 1001));
+        assert_eq!(second.roll_back(), 1);
+        first.rollback_with(&patient()).unwrap();
+        // SAFETY: the page that was mapped above.
+        assert_eq!(unsafe { (PLACE as *const [u64; 2]).read() }, words);
+    });
+}

@@ -256,7 +256,8 @@ fn an_address_inside_the_site_on_a_stack() {
 #[test]
 fn a_stack_that_cannot_be_read() {
     child::run("errors::a_stack_that_cannot_be_read", || {
-        // The target is read first, then stacks.
+        // The lock of all commits is looked for once; then the target is read first, then stacks.
+        assert!(matches!(commit(&[], &patient()), Err(Error::Empty)));
         let unreadable = |error: &Error| {
             matches!(error, Error::Deadline { reason: NotSafe::UnreadableStack { errno }, .. }
                 if *errno == libc::EPERM)

@@ -22,6 +22,7 @@ use midflight::Patch;
 
 target! {
     fn live_format_v1(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
+    fn live_format_doc(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
     fn live_format_v1_c(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
 }
 
@@ -43,6 +44,50 @@ fn a_library_of_version_1_in_c_works() {
         "built-with-0.1.0-in-c",
         live_format_v1_c,
     );
+}
+
+/// The document is what others write libraries by.
+const DOCUMENT: &str = include_str!("../../docs/patch-format.md");
+
+#[test]
+fn the_library_of_the_document_works() {
+    let (_, rest) = DOCUMENT.split_once("```asm x86-64\n").unwrap();
+    let (assembly, _) = rest.split_once("```").unwrap();
+    works("libthousand.so", assembly, "thousand", live_format_doc);
+}
+
+#[test]
+fn the_tables_of_the_document_say_what_the_reader_reads() {
+    use midflight_patch::format;
+    let rows = |first: &str| -> Vec<Vec<String>> {
+        let (_, table) = DOCUMENT.split_once(first).unwrap();
+        let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+        rows.map(|row| row.split('|').map(|cell| cell.trim().trim_matches('`').to_owned()).collect())
+            .collect()
+    };
+    let fields = rows("| offset | bytes | field | value |");
+    let offset = |field: &str| {
+        let row = fields.iter().find(|row| row[3] == field).unwrap();
+        (row[1].parse::<usize>().unwrap(), row[4].clone())
+    };
+    assert_eq!(offset("magic"), (0, String::from_utf8(format::MAGIC.to_vec()).unwrap()));
+    assert_eq!(offset("version"), (4, format::VERSION.to_string()));
+    assert_eq!(offset("pointer A").0, format::POINTER_A);
+    assert_eq!(offset("pointer B").0, format::POINTER_B);
+    assert_eq!(offset("text").0, format::HEADER_SIZE);
+    let mut bytes = [0; format::HEADER_SIZE];
+    bytes[offset("kind").0] = 7;
+    bytes[offset("size").0] = 8;
+    bytes[offset("text length").0] = 9;
+    let header = format::Header::read(&bytes);
+    assert_eq!((header.kind, header.size, header.text_len), (7, 8, 9));
+    let kinds: Vec<_> =
+        rows("| kind | name | text").iter().map(|row| (row[1].parse().unwrap(), row[2].clone())).collect();
+    let expected =
+        [(format::KIND_NAME, "name"), (format::KIND_REPLACE, "replace"), (format::KIND_ATTACH, "attach")];
+    assert_eq!(kinds, expected.map(|(kind, name)| (kind, name.to_owned())));
+    assert!(DOCUMENT.contains(&format!("`{}`", format::SECTION)));
+    assert!(DOCUMENT.contains(&format!("`{}`", format::ENGINE_SECTION)));
 }
 
 fn works(library: &str, assembly: &str, name: &str, target: extern "C" fn(u64) -> u64) {

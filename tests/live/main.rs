@@ -16,6 +16,8 @@ mod capabilities;
 #[cfg(target_arch = "x86_64")]
 mod compile_fail;
 #[cfg(target_arch = "x86_64")]
+mod contract;
+#[cfg(target_arch = "x86_64")]
 mod copies;
 #[cfg(target_arch = "x86_64")]
 mod copies_of_midflight;
