@@ -54,9 +54,10 @@ pub enum WatchEvent {
         applied: Applied,
     },
     /// A patch library was not applied; what was on stays on. It is tried again when the file or its rights
-    /// change; where a thread or another commit was in the way, also by itself after a while.
+    /// change; where it could not be read, or a thread or another commit was in the way, also by itself after a
+    /// while.
     Refused {
-        /// Its file, or the directory if that is no longer trusted.
+        /// Its file, or the directory if that is no longer trusted or cannot be read.
         #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serialize::path"))]
         path: PathBuf,
         /// Why not.

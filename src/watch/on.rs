@@ -10,6 +10,7 @@ use crate::patch::Patch;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -37,7 +38,7 @@ pub(super) struct Patches {
     on: BTreeMap<OsString, Vec<Applied>>,
     /// Names whose patch is not as it should be.
     failed: BTreeMap<OsString, Failure>,
-    /// Set while others can write to the directory.
+    /// Set while others can write to the directory, or it cannot be opened or read.
     suspended: Option<Pause>,
 }
 
@@ -81,13 +82,16 @@ impl Patches {
 
     /// When [`Self::try_again`] will have something to do.
     pub(super) fn next_try(&self) -> Option<Instant> {
-        let files = self.failed.values().filter_map(|failure| failure.again);
-        files.chain(self.suspended).map(|pause| pause.until).min()
+        // Meanwhile no file is tried, however long ago its time came.
+        if let Some(pause) = self.suspended {
+            return Some(pause.until);
+        }
+        self.failed.values().filter_map(|failure| failure.again).map(|pause| pause.until).min()
     }
 
     pub(super) fn try_again(&mut self) -> Result<(), Error> {
-        if self.suspended.is_some_and(|pause| pause.is_over()) {
-            return self.compare_all();
+        if let Some(pause) = self.suspended {
+            return if pause.is_over() { self.compare_all() } else { Ok(()) };
         }
         let due = |failure: &Failure| failure.again.is_some_and(|pause| pause.is_over());
         let due = self.failed.iter().filter(|(_, failure)| due(failure));
@@ -97,8 +101,12 @@ impl Patches {
 
     /// Everything anew, files in the order of their names.
     pub(super) fn compare_all(&mut self) -> Result<(), Error> {
-        let Some(directory) = self.open()? else { return Ok(()) };
-        let mut names = directory.names()?;
+        let found = self.place.open().and_then(|directory| Ok((directory.names()?, directory)));
+        let (mut names, directory) = match found {
+            Ok(found) => found,
+            Err(error) => return self.suspend(error),
+        };
+        self.suspended = None;
         names.extend(self.on.keys().chain(self.failed.keys()).cloned());
         names.sort();
         names.dedup();
@@ -108,37 +116,35 @@ impl Patches {
 
     /// Something happened to these files, in this order. An error if the directory is gone.
     pub(super) fn compare(&mut self, names: &[(OsString, Change)]) -> Result<(), Error> {
-        if !names.iter().any(|(name, _)| is_library(name)) && self.suspended.is_none() {
+        // Meanwhile anything may have changed.
+        if self.suspended.is_some() {
+            return self.compare_all();
+        }
+        if !names.iter().any(|(name, _)| is_library(name)) {
             return Ok(());
         }
-        let was_suspended = self.suspended.is_some();
-        match self.open()? {
-            None => Ok(()),
-            // Meanwhile anything may have changed.
-            Some(_) if was_suspended => self.compare_all(),
-            Some(directory) => {
+        match self.place.open() {
+            Ok(directory) => {
                 names.iter().for_each(|(name, change)| self.compare_one(&directory, name, *change));
                 Ok(())
             }
+            Err(error) => self.suspend(error),
         }
     }
 
-    /// The directory, judged anew; none while it is not trusted.
-    fn open(&mut self) -> Result<Option<Directory>, Error> {
-        match self.place.open() {
-            Ok(directory) => {
-                self.suspended = None;
-                Ok(Some(directory))
-            }
-            Err(error @ Error::Untrusted { .. }) => {
-                let before = self.suspended.replace(Pause::after(self.suspended));
-                if before.is_none() {
-                    self.refused(self.path(), error);
-                }
-                Ok(None)
-            }
-            Err(error) => Err(error),
+    /// The directory cannot be used now: an error if it never will be again.
+    fn suspend(&mut self, error: Error) -> Result<(), Error> {
+        if is_end(&error) {
+            return Err(error);
         }
+        match self.suspended {
+            None => self.refused(self.path(), error),
+            // Something else woke the thread.
+            Some(pause) if !pause.is_over() => return Ok(()),
+            Some(_) => {}
+        }
+        self.suspended = Some(Pause::after(self.suspended));
+        Ok(())
     }
 
     fn compare_one(&mut self, directory: &Directory, name: &OsStr, change: Change) {
@@ -162,7 +168,8 @@ impl Patches {
             Ok(true) => return,
             Ok(false) => (true, false),
             Err(error) => {
-                let may_go_better = matches!(error, Error::Busy { .. } | Error::Deadline { .. });
+                let may_go_better =
+                    matches!(error, Error::Busy { .. } | Error::Deadline { .. } | Error::ReadPatch { .. });
                 let is_duplicate = matches!(error, Error::AlreadyApplied { .. });
                 self.refused(&path, error);
                 (may_go_better, is_duplicate)
@@ -278,6 +285,12 @@ impl Patches {
     fn tell(&self, event: WatchEvent) {
         self.shared.events.push(event);
     }
+}
+
+/// The directory is gone, or another one stands in its place. Anything else, as a want of descriptors, may pass.
+fn is_end(error: &Error) -> bool {
+    let gone = [ErrorKind::NotFound, ErrorKind::NotADirectory];
+    matches!(error, Error::Watch { source, .. } if gone.contains(&source.kind()))
 }
 
 /// `*.so`, not hidden.
