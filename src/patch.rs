@@ -172,6 +172,12 @@ impl Patch {
         applied.is_of(&self.inner.bytes)
     }
 
+    /// Was `other` read from the same bytes?
+    #[cfg(feature = "watch")]
+    pub(crate) fn is_same(&self, other: &Self) -> bool {
+        self.inner.bytes == other.inner.bytes
+    }
+
     fn is_applied(&self) -> bool {
         applied().iter().any(|applied| applied.is_of(&self.inner.bytes))
     }

@@ -45,8 +45,9 @@ pub(super) struct Patches {
 struct Failure {
     /// Set if it may go better after a while.
     again: Option<Pause>,
-    /// The same library is on already, maybe under another name of the directory.
-    is_duplicate: bool,
+    /// What was read of the file, if it is a patch library: it may have been loaded, and once is enough. The same
+    /// library may be on already under another name.
+    patch: Option<Patch>,
 }
 
 #[derive(Clone, Copy)]
@@ -153,41 +154,45 @@ impl Patches {
             return;
         }
         let path = directory.path().join(name);
-        let done = match directory.file(name) {
+        let file = directory.file(name);
+        if change == Change::Left && matches!(file, Ok(Some(_))) {
             // It will be told of when it is complete.
-            Ok(Some(_)) if change == Change::Left => return,
-            Ok(Some(file)) => self.put_on(directory, name, &path, file),
+            return;
+        }
+        // Out of the way of what looks for duplicates.
+        let (before, mut patch) =
+            self.failed.remove(name).map_or((None, None), |failure| (failure.again, failure.patch));
+        let done = match file {
+            Ok(Some(file)) => read(&path, file, patch.as_ref())
+                .and_then(|read| self.put_on(directory, name, &path, patch.insert(read))),
             Ok(None) => {
                 self.put_on_duplicates(directory, name);
                 Ok(self.take_off(name, &path))
             }
             Err(error) => Err(error),
         };
-        let before = self.failed.remove(name).and_then(|failure| failure.again);
-        let (again, is_duplicate) = match done {
+        let again = match done {
             Ok(true) => return,
-            Ok(false) => (true, false),
+            Ok(false) => true,
             Err(error) => {
                 let may_go_better =
                     matches!(error, Error::Busy { .. } | Error::Deadline { .. } | Error::ReadPatch { .. });
-                let is_duplicate = matches!(error, Error::AlreadyApplied { .. });
                 self.refused(&path, error);
-                (may_go_better, is_duplicate)
+                may_go_better
             }
         };
         let again = again.then(|| Pause::after(before));
-        self.failed.insert(name.to_owned(), Failure { again, is_duplicate });
+        self.failed.insert(name.to_owned(), Failure { again, patch });
     }
 
-    /// Brings the patch in `file` on, and then what was on of that name off. False if the latter failed.
+    /// Brings `patch` on, and then what was on of that name off. False if the latter failed.
     fn put_on(
         &mut self,
         directory: &Directory,
         name: &OsStr,
         path: &Path,
-        file: File,
+        patch: &Patch,
     ) -> Result<bool, Error> {
-        let patch = Patch::from_file(path, file)?;
         // Also if it is off: then the program itself rolled it back.
         let is_it = |applied: &Applied| patch.is_of(applied);
         let (same, older): (Vec<_>, Vec<_>) =
@@ -197,11 +202,16 @@ impl Patches {
         } else if let Some(applied) = self.renamed(directory, path, is_it) {
             Ok(applied)
         } else {
-            self.apply(path, &patch)
+            self.apply(path, patch)
         };
         match new {
             Ok(applied) => {
-                self.on.insert(name.to_owned(), vec![applied]);
+                let mut all = older;
+                all.push(applied);
+                self.on.insert(name.to_owned(), all);
+                self.put_on_duplicates(directory, name);
+                let mut older = self.on.remove(name).unwrap_or_default();
+                self.on.insert(name.to_owned(), older.pop().into_iter().collect());
                 Ok(self.roll_back(name, path, older))
             }
             Err(error) => {
@@ -222,16 +232,17 @@ impl Patches {
         Ok(applied)
     }
 
-    /// A patch that is on of a file that is gone, since it has the name `path` now.
+    /// A patch that is on of a file that is gone or has other content, since it has the name `path` now.
     fn renamed(
         &mut self,
         directory: &Directory,
         path: &Path,
         is_it: impl Fn(&Applied) -> bool,
     ) -> Option<Applied> {
-        let gone = self.on.iter_mut().filter(|(name, _)| !directory.has(name));
-        let (from, applied) = gone.into_iter().find_map(|(name, all)| {
-            let place = all.iter().position(|applied| applied.is_applied() && is_it(applied))?;
+        let (from, applied) = self.on.iter_mut().find_map(|(name, all)| {
+            // Below the last are older versions.
+            let left = if directory.has(name) { all.len().saturating_sub(1) } else { all.len() };
+            let place = all.iter().take(left).position(|applied| applied.is_applied() && is_it(applied))?;
             Some((directory.path().join(name), all.remove(place)))
         })?;
         self.tell(WatchEvent::Renamed { from, path: path.to_owned(), applied: applied.clone() });
@@ -239,8 +250,10 @@ impl Patches {
     }
 
     /// Before a file's patch goes off: another file that was refused for being the same takes its place.
-    fn put_on_duplicates(&mut self, directory: &Directory, gone: &OsStr) {
-        let duplicates = self.failed.iter().filter(|(name, failure)| failure.is_duplicate && *name != gone);
+    fn put_on_duplicates(&mut self, directory: &Directory, from: &OsStr) {
+        let Some(all) = self.on.get(from) else { return };
+        let is_in = |patch: &Patch| all.iter().any(|applied| patch.is_of(applied));
+        let duplicates = self.failed.iter().filter(|(_, failure)| failure.patch.as_ref().is_some_and(is_in));
         let names: Vec<_> = duplicates.map(|(name, _)| name.clone()).collect();
         for name in names.iter().filter(|name| directory.has(name)) {
             self.compare_one(directory, name, Change::Arrived);
@@ -285,6 +298,12 @@ impl Patches {
     fn tell(&self, event: WatchEvent) {
         self.shared.events.push(event);
     }
+}
+
+/// The patch in `file`, or the one that was read before from the same bytes.
+fn read(path: &Path, file: File, before: Option<&Patch>) -> Result<Patch, Error> {
+    let patch = Patch::from_file(path, file)?;
+    Ok(before.filter(|before| before.is_same(&patch)).cloned().unwrap_or(patch))
 }
 
 /// The directory is gone, or another one stands in its place. Anything else, as a want of descriptors, may pass.
