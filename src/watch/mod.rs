@@ -171,8 +171,11 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        // The parent's watch and ours have one wake-up.
-        if !self.is_forked() {
+        if self.is_forked() {
+            // Dropping it detaches a thread that is not there; a new thread of the child may have its place.
+            std::mem::forget(self.thread.get_mut().take());
+        } else {
+            // The parent's watch and that of a child have one wake-up.
             self.shared.stop();
         }
     }
