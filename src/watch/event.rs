@@ -161,6 +161,7 @@ impl Queue {
     /// The next event, waited for until `deadline`, or for ever. None if there will be none, or none came.
     pub(super) fn pop(&self, deadline: Option<Instant>) -> Option<WatchEvent> {
         let mut state = self.state.lock();
+        let mut is_late = false;
         loop {
             if state.missed > 0 {
                 return Some(WatchEvent::Missed { count: std::mem::take(&mut state.missed) });
@@ -168,16 +169,13 @@ impl Queue {
             if let Some(event) = state.events.pop_front() {
                 return Some(event);
             }
-            if state.closed {
+            if state.closed || is_late {
                 return None;
             }
+            // Also when that was in vain all is looked at once more: what is missed comes first.
             match deadline {
                 None => self.news.wait(&mut state),
-                Some(deadline) => {
-                    if self.news.wait_until(&mut state, deadline).timed_out() {
-                        return state.events.pop_front();
-                    }
-                }
+                Some(deadline) => is_late = self.news.wait_until(&mut state, deadline).timed_out(),
             }
         }
     }
