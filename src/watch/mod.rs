@@ -51,7 +51,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// or may write to it, or to a directory above it, except sticky ones such as `/tmp`; symbolic links on the way
 /// must belong to the same users. The rights of a group count as those of others, and so do those of a POSIX access
 /// list; other kinds of access lists are not seen. Files in the directory must be regular files of these users that
-/// nobody else may write to; a symbolic link is refused. The rights of the directory are looked at anew before every
+/// nobody else may write to; a symbolic link is refused. A file that was refused for that stays so whatever becomes of
+/// its rights, since whoever has it open can still write to it: a copy must take its place. What others did before the
+/// watch first saw a file, it cannot know. The rights of the directory are looked at anew before every
 /// change; while others may write to it, nothing is applied or rolled back.
 ///
 /// # Ends

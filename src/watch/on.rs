@@ -2,7 +2,7 @@
 
 use super::Shared;
 use super::event::WatchEvent;
-use super::trust::{Directory, Place};
+use super::trust::{Directory, Distrusted, Place};
 use crate::applied::Applied;
 use crate::error::Error;
 use crate::options::Options;
@@ -38,6 +38,7 @@ pub(super) struct Patches {
     on: BTreeMap<OsString, Vec<Applied>>,
     /// Names whose patch is not as it should be.
     failed: BTreeMap<OsString, Failure>,
+    distrusted: Distrusted,
     /// Set while others can write to the directory, or it cannot be opened or read.
     suspended: Option<Pause>,
 }
@@ -69,7 +70,8 @@ impl Pause {
 
 impl Patches {
     pub(super) fn new(place: Place, options: Options, shared: Arc<Shared>) -> Self {
-        Self { place, options, shared, on: BTreeMap::new(), failed: BTreeMap::new(), suspended: None }
+        let (on, failed, distrusted) = (BTreeMap::new(), BTreeMap::new(), Distrusted::default());
+        Self { place, options, shared, on, failed, distrusted, suspended: None }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -154,7 +156,7 @@ impl Patches {
             return;
         }
         let path = directory.path().join(name);
-        let file = directory.file(name);
+        let file = directory.file(name, &mut self.distrusted);
         if change == Change::Left && matches!(file, Ok(Some(_))) {
             // It will be told of when it is complete.
             return;
