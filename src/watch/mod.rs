@@ -103,8 +103,8 @@ impl Watch {
     ///
     /// # Safety
     /// Of each patch library that comes to stand in the directory while it is watched, the contract of
-    /// [`Patch::apply`](crate::Patch::apply) holds: it was built for this program, and its constructors may run on
-    /// the watching thread at any time. Whoever can write to the directory is trusted with that; these are root, the
+    /// [`Patch::apply`](crate::Patch::apply) holds: it was built for this program, and so were the types that
+    /// replacements throw with `panic_any`; its constructors may run on the watching thread at any time. Whoever can write to the directory is trusted with that; these are root, the
     /// users that the process may run as meanwhile, and whoever got the directory from them.
     pub unsafe fn directory(path: impl AsRef<Path>, options: &Options) -> Result<Self, Error> {
         count_forks();
@@ -195,7 +195,8 @@ impl Shared {
     }
 }
 
-/// Starts the thread with the mask that it keeps, so that no handler of the program's ever runs on it.
+/// Starts the thread with the mask that it keeps: handlers of the program's for standard signals do not run on it, but
+/// for faults and `SIGURG`. Those for real-time signals may, unless the thread that begins the watch blocks them.
 fn spawn(follower: Follower) -> io::Result<JoinHandle<()>> {
     let bit = |signal: i32| 1u64 << (signal - 1);
     let faults =
