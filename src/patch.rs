@@ -134,7 +134,6 @@ impl Patch {
     ///   convention (not inlined, no constant folded in, no register known to survive). In Rust
     ///   [`patchable!`](crate::patchable) does that; `docs/targets.md` tells the rest.
     /// * The constructors of the library may run now, on this thread.
-    /// * What a replacement throws by `panic_any` is of a type that is the same in the program.
     /// * With [`Options::allow_other_runtime`] also what stands there.
     pub unsafe fn apply(&self, options: &Options) -> Result<Applied, Error> {
         if self.is_applied() {
@@ -173,10 +172,10 @@ impl Patch {
         applied.is_of(&self.inner.bytes)
     }
 
-    /// Is it of the same bytes, read from the same path?
+    /// Was `other` read from the same bytes?
     #[cfg(feature = "watch")]
     pub(crate) fn is_same(&self, other: &Self) -> bool {
-        self.inner.path == other.inner.path && self.inner.bytes == other.inner.bytes
+        self.inner.bytes == other.inner.bytes
     }
 
     fn is_applied(&self) -> bool {

@@ -54,9 +54,10 @@ pub enum WatchEvent {
         applied: Applied,
     },
     /// A patch library was not applied; what was on stays on. It is tried again when the file or its rights
-    /// change; where a thread or another commit was in the way, also by itself after a while.
+    /// change; where it could not be read, or a thread or another commit was in the way, also by itself after a
+    /// while.
     Refused {
-        /// Its file, or the directory if that is no longer trusted.
+        /// Its file, or the directory if that is no longer trusted or cannot be read.
         #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serialize::path"))]
         path: PathBuf,
         /// Why not.
@@ -160,6 +161,7 @@ impl Queue {
     /// The next event, waited for until `deadline`, or for ever. None if there will be none, or none came.
     pub(super) fn pop(&self, deadline: Option<Instant>) -> Option<WatchEvent> {
         let mut state = self.state.lock();
+        let mut is_late = false;
         loop {
             if state.missed > 0 {
                 return Some(WatchEvent::Missed { count: std::mem::take(&mut state.missed) });
@@ -167,17 +169,13 @@ impl Queue {
             if let Some(event) = state.events.pop_front() {
                 return Some(event);
             }
-            if state.closed {
+            if state.closed || is_late {
                 return None;
             }
+            // Also when that was in vain all is looked at once more: what is missed comes first.
             match deadline {
                 None => self.news.wait(&mut state),
-                Some(deadline) => {
-                    let late = self.news.wait_until(&mut state, deadline).timed_out();
-                    if late && state.missed == 0 && state.events.is_empty() {
-                        return None;
-                    }
-                }
+                Some(deadline) => is_late = self.news.wait_until(&mut state, deadline).timed_out(),
             }
         }
     }

@@ -51,7 +51,9 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// or may write to it, or to a directory above it, except sticky ones such as `/tmp`; symbolic links on the way
 /// must belong to the same users. The rights of a group count as those of others, and so do those of a POSIX access
 /// list; other kinds of access lists are not seen. Files in the directory must be regular files of these users that
-/// nobody else may write to; a symbolic link is refused. The rights of the directory are looked at anew before every
+/// nobody else may write to; a symbolic link is refused. A file that was refused for that stays so whatever becomes of
+/// its rights, since whoever has it open can still write to it: a copy must take its place. What others did before the
+/// watch first saw a file, it cannot know. The rights of the directory are looked at anew before every
 /// change; while others may write to it, nothing is applied or rolled back.
 ///
 /// # Ends
@@ -101,10 +103,10 @@ impl Watch {
     ///
     /// # Safety
     /// Of each patch library that comes to stand in the directory while it is watched, the contract of
-    /// [`Patch::apply`](crate::Patch::apply) holds: it was built for this program, and its constructors may run on
-    /// the watching thread at any time. Whoever can write to the directory is trusted with that; these are root, the
-    /// users that the process may run as meanwhile, and whoever got the directory from them. A file that others could
-    /// write to once should be replaced by a new one: who has it open can still write, whatever its mode is now.
+    /// [`Patch::apply`](crate::Patch::apply) holds: it was built for this program, and so were the types that
+    /// replacements throw with `panic_any`; its constructors may run on the watching thread at any time. Whoever can
+    /// write to the directory is trusted with that; these are root, the users that the process may run as meanwhile,
+    /// and whoever got the directory from them.
     pub unsafe fn directory(path: impl AsRef<Path>, options: &Options) -> Result<Self, Error> {
         count_forks();
         let directory = Directory::open(path.as_ref())?;
@@ -172,13 +174,13 @@ impl Watch {
 
 impl Drop for Watch {
     fn drop(&mut self) {
-        // The parent's watch and ours have one wake-up.
-        if !self.is_forked() {
+        if self.is_forked() {
+            // Dropping it detaches a thread that is not there; a new thread of the child may have its place.
+            std::mem::forget(self.thread.get_mut().take());
+        } else {
+            // The parent's watch and that of a child have one wake-up.
             self.shared.stop();
-            return;
         }
-        // Dropping the handle would detach a thread of the child that has the number by now.
-        std::mem::forget(self.thread.get_mut().take());
     }
 }
 
@@ -194,7 +196,8 @@ impl Shared {
     }
 }
 
-/// Starts the thread with the mask that it keeps, so that no handler of the program's for a standard signal runs on it.
+/// Starts the thread with the mask that it keeps: handlers of the program's for standard signals do not run on it, but
+/// for faults and `SIGURG`. Those for real-time signals may, unless the thread that begins the watch blocks them.
 fn spawn(follower: Follower) -> io::Result<JoinHandle<()>> {
     let bit = |signal: i32| 1u64 << (signal - 1);
     let faults =

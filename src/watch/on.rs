@@ -2,7 +2,7 @@
 
 use super::Shared;
 use super::event::WatchEvent;
-use super::trust::{Directory, Place};
+use super::trust::{Directory, Distrusted, Place};
 use crate::applied::Applied;
 use crate::error::Error;
 use crate::options::Options;
@@ -10,6 +10,7 @@ use crate::patch::Patch;
 use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
+use std::io::ErrorKind;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
@@ -37,17 +38,17 @@ pub(super) struct Patches {
     on: BTreeMap<OsString, Vec<Applied>>,
     /// Names whose patch is not as it should be.
     failed: BTreeMap<OsString, Failure>,
-    /// What was tried of the file of each name, and is not on: it may be loaded already, which is for good.
-    tried: BTreeMap<OsString, Patch>,
-    /// Set while others can write to the directory, or it cannot be opened.
+    distrusted: Distrusted,
+    /// Set while others can write to the directory, or it cannot be opened or read.
     suspended: Option<Pause>,
 }
 
 struct Failure {
     /// Set if it may go better after a while.
     again: Option<Pause>,
-    /// The same library is on already, maybe under another name of the directory.
-    is_duplicate: bool,
+    /// What was read of the file, if it is a patch library: it may have been loaded, and once is enough. The same
+    /// library may be on already under another name.
+    patch: Option<Patch>,
 }
 
 #[derive(Clone, Copy)]
@@ -69,8 +70,8 @@ impl Pause {
 
 impl Patches {
     pub(super) fn new(place: Place, options: Options, shared: Arc<Shared>) -> Self {
-        let (on, failed, tried) = Default::default();
-        Self { place, options, shared, on, failed, tried, suspended: None }
+        let (on, failed, distrusted) = (BTreeMap::new(), BTreeMap::new(), Distrusted::default());
+        Self { place, options, shared, on, failed, distrusted, suspended: None }
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -84,12 +85,11 @@ impl Patches {
 
     /// When [`Self::try_again`] will have something to do.
     pub(super) fn next_try(&self) -> Option<Instant> {
-        // No file is looked at while it lasts.
+        // Meanwhile no file is tried, however long ago its time came.
         if let Some(pause) = self.suspended {
             return Some(pause.until);
         }
-        let files = self.failed.values().filter_map(|failure| failure.again);
-        files.map(|pause| pause.until).min()
+        self.failed.values().filter_map(|failure| failure.again).map(|pause| pause.until).min()
     }
 
     pub(super) fn try_again(&mut self) -> Result<(), Error> {
@@ -104,8 +104,12 @@ impl Patches {
 
     /// Everything anew, files in the order of their names.
     pub(super) fn compare_all(&mut self) -> Result<(), Error> {
-        let Some(directory) = self.open()? else { return Ok(()) };
-        let mut names = directory.names()?;
+        let found = self.place.open().and_then(|directory| Ok((directory.names()?, directory)));
+        let (mut names, directory) = match found {
+            Ok(found) => found,
+            Err(error) => return self.suspend(error),
+        };
+        self.suspended = None;
         names.extend(self.on.keys().chain(self.failed.keys()).cloned());
         names.sort();
         names.dedup();
@@ -115,39 +119,35 @@ impl Patches {
 
     /// Something happened to these files, in this order. An error if the directory is gone.
     pub(super) fn compare(&mut self, names: &[(OsString, Change)]) -> Result<(), Error> {
-        if !names.iter().any(|(name, _)| is_library(name)) && self.suspended.is_none() {
+        // Meanwhile anything may have changed.
+        if self.suspended.is_some() {
+            return self.compare_all();
+        }
+        if !names.iter().any(|(name, _)| is_library(name)) {
             return Ok(());
         }
-        let was_suspended = self.suspended.is_some();
-        match self.open()? {
-            None => Ok(()),
-            // Meanwhile anything may have changed.
-            Some(_) if was_suspended => self.compare_all(),
-            Some(directory) => {
+        match self.place.open() {
+            Ok(directory) => {
                 names.iter().for_each(|(name, change)| self.compare_one(&directory, name, *change));
                 Ok(())
             }
+            Err(error) => self.suspend(error),
         }
     }
 
-    /// The directory, judged anew; none while it is not trusted, or while the system lacks what it takes to look.
-    fn open(&mut self) -> Result<Option<Directory>, Error> {
-        match self.place.open() {
-            Ok(directory) => {
-                self.suspended = None;
-                Ok(Some(directory))
-            }
-            Err(error) if matches!(error, Error::Untrusted { .. }) || may_pass(&error) => {
-                if self.suspended.is_none_or(|pause| pause.is_over()) {
-                    let before = self.suspended.replace(Pause::after(self.suspended));
-                    if before.is_none() {
-                        self.refused(self.path(), error);
-                    }
-                }
-                Ok(None)
-            }
-            Err(error) => Err(error),
+    /// The directory cannot be used now: an error if it never will be again.
+    fn suspend(&mut self, error: Error) -> Result<(), Error> {
+        if is_end(&error) {
+            return Err(error);
         }
+        match self.suspended {
+            None => self.refused(self.path(), error),
+            // Something else woke the thread.
+            Some(pause) if !pause.is_over() => return Ok(()),
+            Some(_) => {}
+        }
+        self.suspended = Some(Pause::after(self.suspended));
+        Ok(())
     }
 
     fn compare_one(&mut self, directory: &Directory, name: &OsStr, change: Change) {
@@ -156,46 +156,45 @@ impl Patches {
             return;
         }
         let path = directory.path().join(name);
-        let done = match directory.file(name) {
+        let file = directory.file(name, &mut self.distrusted);
+        if change == Change::Left && matches!(file, Ok(Some(_))) {
             // It will be told of when it is complete.
-            Ok(Some(_)) if change == Change::Left => return,
-            Ok(Some(file)) => self.put_on(directory, name, &path, file),
+            return;
+        }
+        // Out of the way of what looks for duplicates.
+        let (before, mut patch) =
+            self.failed.remove(name).map_or((None, None), |failure| (failure.again, failure.patch));
+        let done = match file {
+            Ok(Some(file)) => read(&path, file, patch.as_ref())
+                .and_then(|read| self.put_on(directory, name, &path, patch.insert(read))),
             Ok(None) => {
-                self.tried.remove(name);
                 self.put_on_duplicates(directory, name);
                 Ok(self.take_off(name, &path))
             }
             Err(error) => Err(error),
         };
-        let before = self.failed.remove(name).and_then(|failure| failure.again);
-        let (again, is_duplicate) = match done {
+        let again = match done {
             Ok(true) => return,
-            Ok(false) => (true, false),
+            Ok(false) => true,
             Err(error) => {
                 let may_go_better =
-                    matches!(error, Error::Busy { .. } | Error::Deadline { .. } | Error::ReadPatch { .. })
-                        || may_pass(&error);
-                let is_duplicate = matches!(error, Error::AlreadyApplied { .. });
+                    matches!(error, Error::Busy { .. } | Error::Deadline { .. } | Error::ReadPatch { .. });
                 self.refused(&path, error);
-                (may_go_better, is_duplicate)
+                may_go_better
             }
         };
         let again = again.then(|| Pause::after(before));
-        self.failed.insert(name.to_owned(), Failure { again, is_duplicate });
+        self.failed.insert(name.to_owned(), Failure { again, patch });
     }
 
-    /// Brings the patch in `file` on, and then what was on of that name off. False if the latter failed.
+    /// Brings `patch` on, and then what was on of that name off. False if the latter failed.
     fn put_on(
         &mut self,
         directory: &Directory,
         name: &OsStr,
         path: &Path,
-        file: File,
+        patch: &Patch,
     ) -> Result<bool, Error> {
-        let patch = Patch::from_file(path, file)?;
-        // What was loaded for a commit that came too late is not loaded once more.
-        let tried = self.tried.remove(name).filter(|tried| tried.is_same(&patch));
-        let patch = tried.unwrap_or(patch);
         // Also if it is off: then the program itself rolled it back.
         let is_it = |applied: &Applied| patch.is_of(applied);
         let (same, older): (Vec<_>, Vec<_>) =
@@ -205,15 +204,19 @@ impl Patches {
         } else if let Some(applied) = self.renamed(directory, path, is_it) {
             Ok(applied)
         } else {
-            self.apply(path, &patch)
+            self.apply(path, patch)
         };
         match new {
             Ok(applied) => {
-                self.on.insert(name.to_owned(), vec![applied]);
+                let mut all = older;
+                all.push(applied);
+                self.on.insert(name.to_owned(), all);
+                self.put_on_duplicates(directory, name);
+                let mut older = self.on.remove(name).unwrap_or_default();
+                self.on.insert(name.to_owned(), older.pop().into_iter().collect());
                 Ok(self.roll_back(name, path, older))
             }
             Err(error) => {
-                self.tried.insert(name.to_owned(), patch);
                 if !older.is_empty() {
                     self.on.insert(name.to_owned(), older);
                 }
@@ -231,16 +234,17 @@ impl Patches {
         Ok(applied)
     }
 
-    /// A patch that is on of a file that is gone, since it has the name `path` now.
+    /// A patch that is on of a file that is gone or has other content, since it has the name `path` now.
     fn renamed(
         &mut self,
         directory: &Directory,
         path: &Path,
         is_it: impl Fn(&Applied) -> bool,
     ) -> Option<Applied> {
-        let gone = self.on.iter_mut().filter(|(name, _)| !directory.has(name));
-        let (from, applied) = gone.into_iter().find_map(|(name, all)| {
-            let place = all.iter().position(|applied| applied.is_applied() && is_it(applied))?;
+        let (from, applied) = self.on.iter_mut().find_map(|(name, all)| {
+            // Below the last are older versions.
+            let left = if directory.has(name) { all.len().saturating_sub(1) } else { all.len() };
+            let place = all.iter().take(left).position(|applied| applied.is_applied() && is_it(applied))?;
             Some((directory.path().join(name), all.remove(place)))
         })?;
         self.tell(WatchEvent::Renamed { from, path: path.to_owned(), applied: applied.clone() });
@@ -248,8 +252,10 @@ impl Patches {
     }
 
     /// Before a file's patch goes off: another file that was refused for being the same takes its place.
-    fn put_on_duplicates(&mut self, directory: &Directory, gone: &OsStr) {
-        let duplicates = self.failed.iter().filter(|(name, failure)| failure.is_duplicate && *name != gone);
+    fn put_on_duplicates(&mut self, directory: &Directory, from: &OsStr) {
+        let Some(all) = self.on.get(from) else { return };
+        let is_in = |patch: &Patch| all.iter().any(|applied| patch.is_of(applied));
+        let duplicates = self.failed.iter().filter(|(_, failure)| failure.patch.as_ref().is_some_and(is_in));
         let names: Vec<_> = duplicates.map(|(name, _)| name.clone()).collect();
         for name in names.iter().filter(|name| directory.has(name)) {
             self.compare_one(directory, name, Change::Arrived);
@@ -296,11 +302,16 @@ impl Patches {
     }
 }
 
-/// Is it a want of the moment: descriptors, memory, rights?
-fn may_pass(error: &Error) -> bool {
-    let passing =
-        [libc::EMFILE, libc::ENFILE, libc::ENOMEM, libc::EIO, libc::EACCES, libc::EINTR, libc::EAGAIN];
-    matches!(error, Error::Watch { source, .. } if source.raw_os_error().is_some_and(|e| passing.contains(&e)))
+/// The patch in `file`, or the one that was read before from the same bytes.
+fn read(path: &Path, file: File, before: Option<&Patch>) -> Result<Patch, Error> {
+    let patch = Patch::from_file(path, file)?;
+    Ok(before.filter(|before| before.is_same(&patch)).cloned().unwrap_or(patch))
+}
+
+/// The directory is gone, or another one stands in its place. Anything else, as a want of descriptors, may pass.
+fn is_end(error: &Error) -> bool {
+    let gone = [ErrorKind::NotFound, ErrorKind::NotADirectory];
+    matches!(error, Error::Watch { source, .. } if gone.contains(&source.kind()))
 }
 
 /// `*.so`, not hidden.

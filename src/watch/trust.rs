@@ -14,7 +14,7 @@ use crate::error::Error;
 use rustix::fs::{AtFlags, CWD, Dir, FileType, Mode, OFlags, Stat, fstat, openat, readlinkat, statat};
 use rustix::io::Errno;
 use rustix::process::geteuid;
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
@@ -24,6 +24,7 @@ use std::path::{Component, Path, PathBuf};
 
 const OTHERS_MAY_WRITE: u32 = 0o022;
 const STICKY: u32 = 0o1000;
+const NEW_FILE: &str = "copy it to a new file and rename that into the directory";
 /// As many links as the kernel follows (path_resolution(7)).
 const MOST_LINKS: usize = 40;
 
@@ -111,14 +112,17 @@ impl Directory {
     }
 
     /// Opens a regular file in it that only trusted users can write to; none if there is no such name.
-    pub(super) fn file(&self, name: &OsStr) -> Result<Option<File>, Error> {
+    pub(super) fn file(&self, name: &OsStr, distrusted: &mut Distrusted) -> Result<Option<File>, Error> {
         let path = self.path.join(name);
         // Neither waits for a pipe's other end nor takes a terminal, should it be one.
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let untrusted = |reason: &str| Error::Untrusted { path: path.clone(), reason: reason.to_owned() };
         let fd = match openat(&self.fd, name, flags, Mode::empty()) {
             Ok(fd) => fd,
-            Err(Errno::NOENT) => return Ok(None),
+            Err(Errno::NOENT) => {
+                distrusted.0.remove(name);
+                return Ok(None);
+            }
             Err(Errno::LOOP) => return Err(untrusted("it is a symbolic link; put the file itself there")),
             Err(errno) => return Err(Error::ReadPatch { path, source: errno.into() }),
         };
@@ -127,10 +131,24 @@ impl Directory {
         if FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile {
             return Err(untrusted("it is not a regular file"));
         }
-        judge(&path, &stat, OTHERS_MAY_WRITE)?;
+        let inode = (stat.st_dev, stat.st_ino);
+        let judged = judge(&path, &stat, OTHERS_MAY_WRITE);
+        let was_known = distrusted.0.values().any(|known| *known == inode);
+        if judged.is_err() || was_known {
+            distrusted.0.insert(name.to_owned(), inode);
+            let why = "others could write to it before, and whoever has it open still can";
+            return Err(judged.err().unwrap_or_else(|| untrusted(&format!("{why}; {NEW_FILE}"))));
+        }
+        distrusted.0.remove(name);
         Ok(Some(File::from(fd)))
     }
 }
+
+/// Device and inode of files that others could write to, by their names. Rights are asked for when a file is opened
+/// (open(2)): whoever had it open for writing can write to it after they are gone. A file is forgotten when its name
+/// is gone or another file's, since inodes are used again.
+#[derive(Debug, Default)]
+pub(super) struct Distrusted(BTreeMap<OsString, (u64, u64)>);
 
 /// The way from the root to a directory: what is open, with its path.
 struct Way<'f> {
@@ -214,16 +232,18 @@ fn unless_sticky(stat: &Stat) -> u32 {
 /// Does it belong to a trusted user, and has nobody else a right among `forbidden`?
 fn judge(path: &Path, stat: &Stat, forbidden: u32) -> Result<(), Error> {
     let (owner, ours) = (stat.st_uid, geteuid().as_raw());
+    let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
     let untrusted = |reason| Err(Error::Untrusted { path: path.to_owned(), reason });
     if owner != 0 && owner != ours {
+        let advice = if is_file { NEW_FILE } else { "chown it, or use another place" };
         return untrusted(format!(
-            "it belongs to user {owner}, who is neither root nor the user {ours} of this process; chown it, or use \
-             another place"
+            "it belongs to user {owner}, who is neither root nor the user {ours} of this process; {advice}"
         ));
     }
     if stat.st_mode & forbidden != 0 {
+        let advice = if is_file { NEW_FILE } else { "take that away with chmod go-w" };
         return untrusted(format!(
-            "others than its owner may write to it (mode {:03o}); take that away with chmod go-w",
+            "others than its owner may write to it (mode {:03o}); {advice}",
             stat.st_mode & 0o7777
         ));
     }

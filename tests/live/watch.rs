@@ -1,6 +1,6 @@
 //! The patches that are on follow the files of a directory.
 
-use crate::support::fixtures::Folder;
+use crate::support::fixtures::{self, Folder};
 use crate::support::watched::{Watched, number};
 use crate::support::{child, patient, watchdog};
 use crate::target;
@@ -15,6 +15,7 @@ target! {
     fn live_watch_version(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
     fn live_watch_broken(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
     fn live_watch_same(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
+    fn live_watch_twice(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
     fn live_watch_renamed(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
     fn live_watch_by_program(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
     fn live_watch_retry(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
@@ -177,6 +178,33 @@ fn the_same_library_twice_is_on_as_long_as_one_is_there() {
 }
 
 #[test]
+fn the_same_library_twice_stays_on_when_one_has_a_new_version() {
+    let (folder, watched) = (Folder::new(), Watched::new());
+    let (first, second) =
+        (number(&folder, "live_watch_twice", 410), number(&folder, "live_watch_twice", 411));
+    let watch = watched.begin();
+    watched.put(&first, "a.so");
+    watched.next(&watch, |event| matches!(event, WatchEvent::Applied { .. }));
+    watched.put(&first, "b.so");
+    let event = watched.change(&watch);
+    assert!(matches!(&event, WatchEvent::Refused { error: Error::AlreadyApplied { .. }, .. }), "{event}");
+    watched.put(&second, "a.so");
+    let event = watched.change(&watch);
+    assert!(matches!(&event, WatchEvent::Applied { .. }), "{event}");
+    let event = watched.change(&watch);
+    assert!(matches!(&event, WatchEvent::Renamed { path, .. } if path.ends_with("b.so")), "{event}");
+    assert_eq!(live_watch_twice(1), 411);
+    fs::remove_file(watched.path("a.so")).unwrap();
+    let event = watched.change(&watch);
+    assert!(matches!(&event, WatchEvent::RolledBack { path, .. } if path.ends_with("a.so")), "{event}");
+    assert_eq!(live_watch_twice(1), 410, "still there as b.so");
+    fs::remove_file(watched.path("b.so")).unwrap();
+    watched.next(&watch, |event| matches!(event, WatchEvent::RolledBack { .. }));
+    assert_eq!(live_watch_twice(1), 2);
+    watch.stop().unwrap();
+}
+
+#[test]
 fn a_library_with_a_new_name_is_on_under_that() {
     let (folder, watched) = (Folder::new(), Watched::new());
     let watch = watched.begin();
@@ -224,7 +252,19 @@ fn what_the_program_rolls_back_itself_stays_off() {
 fn what_failed_for_a_while_is_tried_again() {
     child::run("watch::what_failed_for_a_while_is_tried_again", || {
         let (folder, watched) = (Folder::new(), Watched::new());
-        let library = number(&folder, "live_watch_retry", 700);
+        let library = fixtures::patch(
+            &folder,
+            "libretry.so",
+            &format!(
+                "#include <stdio.h>
+                 __attribute__((constructor)) static void loaded(void)
+                 {{ FILE *file = fopen(\"{}\", \"a\"); fputc('.', file); fclose(file); }}
+                 static unsigned long number(unsigned long value) {{ return value * 0 + 700; }}
+                 MIDFLIGHT_PATCH(\"number-700\");
+                 MIDFLIGHT_REPLACE(\"live_watch_retry\", number);",
+                watched.path("loaded").display()
+            ),
+        );
         let watch = watched.begin_with(&midflight::Options::new().deadline(Duration::from_millis(50)));
         watched.next(&watch, |event| matches!(event, WatchEvent::Ready { .. }));
         let no_signal = || fault::fail(libc::SYS_rt_tgsigqueueinfo, 0, u32::MAX, libc::EAGAIN);
@@ -232,9 +272,12 @@ fn what_failed_for_a_while_is_tried_again() {
         watched.put(&library, "a.so");
         let event = watched.next(&watch, |event| matches!(event, WatchEvent::Refused { .. }));
         assert!(matches!(&event, WatchEvent::Refused { error: Error::Deadline { .. }, .. }), "{event}");
+        let event = watched.next(&watch, |event| matches!(event, WatchEvent::Refused { .. }));
+        assert!(matches!(&event, WatchEvent::Refused { error: Error::Deadline { .. }, .. }), "{event}");
         fault::heal();
         watched.next(&watch, |event| matches!(event, WatchEvent::Applied { .. }));
         assert_eq!(live_watch_retry(1), 700);
+        assert_eq!(fs::read(watched.path("loaded")).unwrap(), b".", "each try loaded it again");
         no_signal();
         fs::remove_file(watched.path("a.so")).unwrap();
         let event = watched.next(&watch, |event| matches!(event, WatchEvent::StaysOn { .. }));

@@ -4,14 +4,17 @@ use crate::support::fixtures::Folder;
 use crate::support::watched::{Watched, number};
 use crate::support::{child, watchdog};
 use crate::target;
-use midflight::{Error, WatchEvent};
-use std::fs;
+use midflight::{Error, Options, WatchEvent, fault};
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 target! {
     fn live_watch_stopped(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
     fn live_watch_removed(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
     fn live_watch_dropped(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
+    fn live_watch_descriptors(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
+    fn live_watch_rests(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
     fn live_watch_forked(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
 }
 
@@ -107,6 +110,68 @@ fn the_directory_is_gone() {
     });
     watched.roll_back("number-30");
     assert_eq!(live_watch_removed(1), 2);
+}
+
+#[test]
+fn a_want_of_descriptors_does_not_end_it() {
+    child::run("watch_ends::a_want_of_descriptors_does_not_end_it", || {
+        let _watchdog = watchdog::start(Duration::from_secs(500));
+        let (folder, watched) = (Folder::new(), Watched::new());
+        watched.put(&number(&folder, "live_watch_descriptors", 50), "a.off");
+        let watch = watched.begin();
+        watched.next(&watch, |event| matches!(event, WatchEvent::Ready { .. }));
+        let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+        // SAFETY: a place of ours.
+        assert_eq!(unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) }, 0);
+        let allow = |rlim_cur| {
+            let limit = libc::rlimit { rlim_cur, ..limit };
+            // SAFETY: a place of ours.
+            assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit) }, 0);
+        };
+        allow(3);
+        fs::rename(watched.path("a.off"), watched.path("a.so")).unwrap();
+        let event = watched.next(&watch, |event| !matches!(event, WatchEvent::Ready { .. }));
+        allow(limit.rlim_cur);
+        assert!(
+            matches!(&event, WatchEvent::Refused { path, error: Error::Watch { .. } } if path == watch.path()),
+            "{event}"
+        );
+        let event = watched.change(&watch);
+        assert!(matches!(&event, WatchEvent::Applied { .. }), "{event}");
+        assert_eq!(live_watch_descriptors(1), 50);
+        watch.stop().unwrap();
+    });
+}
+
+#[test]
+fn it_rests_while_others_can_write_to_the_directory() {
+    child::run("watch_ends::it_rests_while_others_can_write_to_the_directory", || {
+        let _watchdog = watchdog::start(Duration::from_secs(500));
+        let (folder, watched) = (Folder::new(), Watched::new());
+        let library = number(&folder, "live_watch_rests", 60);
+        let set = |mode| fs::set_permissions(watched.path(""), Permissions::from_mode(mode)).unwrap();
+        let watch = watched.begin_with(&Options::new().deadline(Duration::from_millis(50)));
+        watched.next(&watch, |event| matches!(event, WatchEvent::Ready { .. }));
+        // A file waits for another try.
+        fault::fail(libc::SYS_rt_tgsigqueueinfo, 0, u32::MAX, libc::EAGAIN);
+        watched.put(&library, "a.so");
+        watched.next(
+            &watch,
+            |event| matches!(event, WatchEvent::Refused { path, .. } if path.ends_with("a.so")),
+        );
+        set(0o777);
+        watched
+            .next(&watch, |event| matches!(event, WatchEvent::Refused { path, .. } if path == watch.path()));
+        fault::heal();
+        let before = ticks();
+        std::thread::sleep(Duration::from_secs(4));
+        let used = ticks() - before;
+        assert!(used <= 50, "the watching thread does not rest: {used} hundredths of a second");
+        set(0o700);
+        watched.next(&watch, |event| matches!(event, WatchEvent::Applied { .. }));
+        assert_eq!(live_watch_rests(1), 60);
+        watch.stop().unwrap();
+    });
 }
 
 #[test]

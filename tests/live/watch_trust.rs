@@ -6,6 +6,7 @@ use crate::support::watched::{Watched, number};
 use crate::target;
 use midflight::{Error, Watch, WatchEvent};
 use std::fs::{self, Permissions};
+use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
@@ -118,7 +119,7 @@ fn every_part_of_the_way_is_judged() {
 }
 
 #[test]
-fn a_file_that_others_can_write_to_is_refused_until_they_cannot() {
+fn a_file_that_others_can_write_to_is_refused_until_another_takes_its_place() {
     let (folder, watched) = (Folder::new(), Watched::new());
     let library = number(&folder, "live_watch_file_rights", 10);
     let copy = watched.path("copy");
@@ -135,13 +136,27 @@ fn a_file_that_others_can_write_to_is_refused_until_they_cannot() {
     set(&watched.path("a.so"), 0o664);
     let event = watched.change(&watch);
     assert!(matches!(&event, WatchEvent::Refused { error: Error::Untrusted { .. }, .. }), "{event}");
+    // Whoever opened it meanwhile can still write to it.
+    let mut opened = fs::OpenOptions::new().append(true).open(watched.path("a.so")).unwrap();
     set(&watched.path("a.so"), 0o644);
+    let event = watched.change(&watch);
+    assert!(event.to_string().contains("others could write to it before"), "{event}");
+    fs::rename(watched.path("a.so"), watched.path("b.so")).unwrap();
+    let event = watched.change(&watch);
+    assert!(matches!(&event, WatchEvent::Refused { path, .. } if path.ends_with("b.so")), "{event}");
+    opened.write_all(b"more").unwrap();
+    drop(opened);
+    let event = watched.change(&watch);
+    assert!(event.to_string().contains("copy it to a new file"), "{event}");
+    fs::copy(&library, &copy).unwrap();
+    watched.own(&copy);
+    fs::rename(&copy, watched.path("b.so")).unwrap();
     let event = watched.change(&watch);
     assert!(matches!(&event, WatchEvent::Applied { .. }), "{event}");
     assert_eq!(live_watch_file_rights(1), 10);
     // What is on was read long ago.
-    set(&watched.path("a.so"), 0o666);
-    fs::remove_file(watched.path("a.so")).unwrap();
+    set(&watched.path("b.so"), 0o666);
+    fs::remove_file(watched.path("b.so")).unwrap();
     let event = watched.change(&watch);
     assert!(matches!(&event, WatchEvent::RolledBack { .. }), "{event}");
     watch.stop().unwrap();
