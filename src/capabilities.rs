@@ -251,10 +251,13 @@ fn proc(map: &Result<MemoryMap, Error>) -> Capability {
 fn memory_reads() -> Capability {
     let known = [0x6d; 16];
     let mut found = [0; 16];
-    match sys::read_memory(known.as_ptr() as u64, &mut found) {
-        Ok(16) if found == known => Capability::full("process_vm_readv"),
-        Ok(_) => {
-            Capability::missing("targets and stacks cannot be read", "process_vm_readv gave other bytes")
+    let reader = sys::MemoryReader::new();
+    let answer =
+        reader.and_then(|reader| Ok((reader.name(), reader.read(known.as_ptr() as u64, &mut found)?)));
+    match answer {
+        Ok((name, 16)) if found == known => Capability::full(name),
+        Ok((name, _)) => {
+            Capability::missing("targets and stacks cannot be read", format!("{name} gave other bytes"))
         }
         Err(errno) => Capability::missing("targets and stacks cannot be read", words(errno)),
     }

@@ -9,6 +9,8 @@
 mod arguments;
 mod client;
 mod compile;
+#[path = "../shared/emulator.rs"]
+mod emulator;
 mod load;
 mod phase;
 mod reply;
@@ -17,7 +19,7 @@ mod story;
 mod table;
 
 use arguments::Arguments;
-use midflight::{Options, Watch};
+use midflight::Watch;
 use service::Service;
 use std::path::Path;
 use std::process::ExitCode;
@@ -47,7 +49,7 @@ fn main() -> ExitCode {
 /// Serves until the process is killed.
 fn serve(port: u16, directory: Option<&Path>) -> Result<()> {
     // SAFETY: whoever can put a library into the directory answers for it, as `--help` says: nobody else can.
-    let watch = |directory| unsafe { Watch::directory(directory, &Options::new()) };
+    let watch = |directory| unsafe { Watch::directory(directory, &emulator::options()) };
     let watch = directory.map(watch).transpose()?;
     let service = Service::start(port)?;
     println!("http://{}/time", service.address());

@@ -4,11 +4,12 @@
 use crate::Result;
 use crate::client::Counts;
 use crate::compile;
+use crate::emulator;
 use crate::load::Load;
 use crate::phase::Phase;
 use crate::service::Service;
 use crate::table::{self, Commit};
-use midflight::{Applied, Options, Patch};
+use midflight::{Applied, Patch};
 use std::cell::Cell;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -113,7 +114,7 @@ impl Story {
         // SAFETY: cargo has just built the library from this program's workspace with the same compiler. Its
         // replacement has the type of `format_time`, and any text is right for the callers of that, which the
         // optimiser must keep as it is (`service::KEPT`). The library has no constructors of its own.
-        let applied = unsafe { patch.apply(&Options::new())? };
+        let applied = unsafe { patch.apply(&emulator::options())? };
         let took = began.elapsed();
         println!("  applied {applied}");
         self.commits.push(Commit { phase, held: applied.held(), took });
@@ -123,7 +124,7 @@ impl Story {
     fn roll_back(&mut self, phase: Phase, applied: &Applied) -> Result<()> {
         self.load.enter(phase);
         let began = Instant::now();
-        let held = applied.rollback()?;
+        let held = applied.rollback_with(&emulator::options())?;
         let took = began.elapsed();
         println!("  rolled back {}: {held}", applied.name());
         self.commits.push(Commit { phase, held, took });

@@ -4,8 +4,10 @@
 //! wrapped by a sanitizer or an `LD_PRELOAD` library, and sets `errno`, which belongs to the application.
 //! With the feature `fault-injection` each of them can be made to fail (`crate::fault`).
 
+mod memory;
 mod raw;
 
+pub(crate) use memory::{MemoryReader, read_memory};
 pub(crate) use raw::synchronise_this_core;
 
 use std::fmt;
@@ -91,30 +93,6 @@ pub(crate) fn futex_wake_all(word: &std::sync::atomic::AtomicU32) {
     let _ = unsafe { raw::syscall(libc::SYS_futex, [word, operation, i32::MAX as usize, 0, 0, 0]) };
 }
 
-const PIECES: usize = 17;
-const PAGE: u64 = 4096;
-
-/// Reads from `address` as much of `buffer` as is mapped (process_vm_readv(2) on ourselves, which
-/// answers EFAULT where a plain load would kill the process; by the number of this thread, since the process's
-/// answers no more once the main thread has ended); 64 KiB at most.
-pub(crate) fn read_memory(address: u64, buffer: &mut [u8]) -> Result<usize, Errno> {
-    let local = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };
-    // In whole pages, so that what is mapped before a hole is answered.
-    let (first, end) = (address & !(PAGE - 1), address.saturating_add(buffer.len() as u64));
-    // Filled where it is: an array made elsewhere, or of zeros first, would take a memcpy or a memset.
-    let mut remote = [const { MaybeUninit::<libc::iovec>::uninit() }; PIECES];
-    for (number, piece) in (0..).zip(&mut remote) {
-        let page = first.saturating_add(number * PAGE);
-        let (start, end) = (page.max(address), page.saturating_add(PAGE).min(end));
-        let iov_len = end.saturating_sub(start) as usize;
-        piece.write(libc::iovec { iov_base: start as *mut libc::c_void, iov_len });
-    }
-    let pieces = (end - first).div_ceil(PAGE).min(PIECES as u64) as usize;
-    let (local, remote) = ((&raw const local) as usize, remote.as_ptr() as usize);
-    // SAFETY: the kernel writes into `buffer` only, and checks the remote addresses itself.
-    unsafe { call(libc::SYS_process_vm_readv, [gettid() as usize, local, 1, remote, pieces, 0]) }
-}
-
 /// A file descriptor that is closed on drop, opened and read by direct calls.
 #[derive(Debug)]
 pub(crate) struct Fd(i32);
@@ -131,6 +109,21 @@ impl Fd {
             call(libc::SYS_openat, [libc::AT_FDCWD as usize, path.as_ptr() as usize, flags, 0, 0, 0])?
         };
         Ok(Self(fd as i32))
+    }
+
+    /// Both ends of a new pipe, reading and writing; neither makes anybody wait.
+    pub(crate) fn pipe() -> Result<(Self, Self), Errno> {
+        let mut ends = [0i32; 2];
+        let (place, flags) = ((&raw mut ends) as usize, (libc::O_CLOEXEC | libc::O_NONBLOCK) as usize);
+        // SAFETY: the kernel writes two numbers into `ends`.
+        unsafe { call(libc::SYS_pipe2, [place, flags, 0, 0, 0, 0])? };
+        Ok((Self(ends[0]), Self(ends[1])))
+    }
+
+    /// Writes the `len` bytes at `address`, which need not be mapped: EFAULT then.
+    pub(crate) fn write_from(&self, address: u64, len: usize) -> Result<usize, Errno> {
+        // SAFETY: the kernel only reads, and checks the address itself.
+        unsafe { call(libc::SYS_write, [self.0 as usize, address as usize, len, 0, 0, 0]) }
     }
 
     /// Reads into `buffer` from where the descriptor stands.
@@ -211,28 +204,5 @@ impl Drop for SignalsBlocked {
         let _ = unsafe {
             raw::syscall(libc::SYS_rt_sigprocmask, [libc::SIG_SETMASK as usize, before, 0, 8, 0, 0])
         };
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn memory_that_is_not_there_is_an_answer() {
-        let mut buffer = [0; 16];
-        assert_eq!(read_memory(4096, &mut buffer), Err(Errno(libc::EFAULT)));
-        let known = [7u8; 9000];
-        let mut copy = [0u8; 9000];
-        assert_eq!(read_memory(known.as_ptr() as u64, &mut copy), Ok(9000));
-        assert_eq!(known, copy);
-        // From the middle of a page over a whole one to the middle of the next.
-        let (numbers, mut copy) = (std::array::from_fn::<u8, 9000, _>(|n| (n % 251) as u8), [0u8; 6000]);
-        for start in [0, 1, 95, 96, 2000, 3000] {
-            let part = &numbers[start..start + 6000];
-            assert_eq!(read_memory(part.as_ptr() as u64, &mut copy), Ok(6000));
-            assert_eq!(part, copy);
-        }
-        assert_eq!(read_memory(known.as_ptr() as u64 | 1, &mut []), Ok(0));
     }
 }

@@ -5,9 +5,10 @@
 //! cannot panic, nor can what it calls: the test `held_code` decodes it. Whatever goes wrong in it, dropping the
 //! guard lets every thread go, with nothing changed.
 
+use super::context::code_address;
 use super::list::{Pass, TaskFolder};
 use super::rendezvous::{Place, Table, Ticket};
-use super::safe_point::{Danger, Verdict, judge};
+use super::safe_point::{Danger, Verdict, find, judge};
 use super::signal::{self, MEETING};
 use super::stack::{Found, Scratch, search};
 use super::task::{self, Kind, Stat};
@@ -104,7 +105,8 @@ impl<'a> Crew<'a> {
     ) -> Result<Self, Error> {
         let folder = TaskFolder::open().map_err(kernel("open /proc/self/task"))?;
         let ignored = ignored.to_vec();
-        let (me, stat, scratch) = (sys::gettid(), Stat::new(), Scratch::new());
+        let (me, stat) = (sys::gettid(), Stat::new());
+        let scratch = Scratch::new().map_err(kernel("make a pipe to read stacks through"))?;
         let mut crew = Self {
             me,
             signal: 0,
@@ -406,10 +408,15 @@ impl<'a> Crew<'a> {
             if member.standing != Standing::Asked {
                 continue;
             }
-            if judge(place.pc(), dangers) == Verdict::Unsafe {
-                return Err(Trouble::Thread(member.tid, NotSafe::InSite { pc: place.pc() }));
+            let stands = place.stands();
+            if judge(stands.pc, dangers) == Verdict::Unsafe {
+                return Err(Trouble::Thread(member.tid, NotSafe::InSite { pc: stands.pc }));
             }
-            let reason = match search(place.sp(), &self.stacks, dangers, &mut self.scratch, deadline) {
+            let link = code_address(stands.link);
+            if find(link, dangers).is_some() {
+                return Err(Trouble::Thread(member.tid, NotSafe::ReturnsIntoSite { address: link }));
+            }
+            let reason = match search(stands.sp, &self.stacks, dangers, &mut self.scratch, deadline) {
                 Found::Nothing => continue,
                 Found::Late => NotSafe::LargeStack,
                 Found::Address(address) => NotSafe::ReturnsIntoSite { address },
@@ -418,7 +425,7 @@ impl<'a> Crew<'a> {
             return Err(Trouble::Thread(member.tid, reason));
         }
         for (_, place) in self.asked() {
-            if let Verdict::Move(pc) = judge(place.pc(), dangers) {
+            if let Verdict::Move(pc) = judge(place.stands().pc, dangers) {
                 place.move_to(pc);
             }
         }

@@ -48,7 +48,19 @@ pub(super) struct Place {
     asked: AtomicU32,
     pc: AtomicU64,
     sp: AtomicU64,
+    link: AtomicU64,
     new_pc: AtomicU64,
+}
+
+/// The registers that say where a thread stands.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Stands {
+    /// Where it goes on.
+    pub(super) pc: u64,
+    /// Its stack pointer.
+    pub(super) sp: u64,
+    /// Where the function that runs returns to, if a register may hold that alone.
+    pub(super) link: u64,
 }
 
 impl Place {
@@ -68,12 +80,10 @@ impl Place {
         self.tid.load(Relaxed)
     }
 
-    pub(super) fn pc(&self) -> u64 {
-        self.pc.load(Relaxed)
-    }
-
-    pub(super) fn sp(&self) -> u64 {
-        self.sp.load(Relaxed)
+    /// Where the thread stands, once it has taken its place.
+    pub(super) fn stands(&self) -> Stands {
+        let [pc, sp, link] = [&self.pc, &self.sp, &self.link].map(|word| word.load(Relaxed));
+        Stands { pc, sp, link }
     }
 
     /// Committing thread, while the thread is parked: it goes on at `pc` (published by the release).
@@ -148,7 +158,7 @@ impl Rendezvous {
         ticket: Ticket,
         place: impl Fn(Ticket) -> Option<&'static Place>,
         tid: i32,
-        (pc, sp): (u64, u64),
+        stands: Stands,
         park: impl Fn(u32, &Table),
     ) -> Option<u64> {
         if ticket.epoch & 1 == 0 || self.epoch.load(SeqCst) != ticket.epoch {
@@ -156,7 +166,7 @@ impl Rendezvous {
         }
         let table = self.tables.get(usize::from(ticket.table))?;
         table.inside.fetch_add(1, SeqCst);
-        let new_pc = self.take_place(ticket, place, tid, (pc, sp), |epoch| park(epoch, table));
+        let new_pc = self.take_place(ticket, place, tid, stands, |epoch| park(epoch, table));
         table.inside.fetch_sub(1, SeqCst);
         new_pc.filter(|pc| *pc != 0)
     }
@@ -166,7 +176,7 @@ impl Rendezvous {
         ticket: Ticket,
         place: impl Fn(Ticket) -> Option<&'static Place>,
         tid: i32,
-        (pc, sp): (u64, u64),
+        stands: Stands,
         park: impl Fn(u32),
     ) -> Option<u64> {
         if self.epoch.load(SeqCst) != ticket.epoch {
@@ -176,8 +186,9 @@ impl Rendezvous {
         if place.tid() != tid {
             return None;
         }
-        place.pc.store(pc, Relaxed);
-        place.sp.store(sp, Relaxed);
+        place.pc.store(stands.pc, Relaxed);
+        place.sp.store(stands.sp, Relaxed);
+        place.link.store(stands.link, Relaxed);
         // One thread takes a place once, also if somebody sends the same ticket twice.
         place.asked.compare_exchange(ticket.epoch, 0, SeqCst, Relaxed).ok()?;
         park(ticket.epoch);

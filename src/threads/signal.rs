@@ -4,7 +4,7 @@
 //! on the thread's alternate stack if it has one. It uses no TLS, no errno and no libc.
 
 use super::context::SavedContext;
-use super::rendezvous::{Place, Rendezvous, TABLES, Table, Ticket};
+use super::rendezvous::{Place, Rendezvous, Stands, TABLES, Table, Ticket};
 use super::task;
 use crate::error::Error;
 use crate::held::park;
@@ -199,7 +199,7 @@ extern "C" fn handler(_signal: i32, info: *mut SignalInfo, context: *mut libc::c
     let wait = |epoch, table: &Table| unsafe {
         park(&raw const MEETING.epoch, epoch, &raw const table.parked, &raw const table.wanted)
     };
-    let stands = (context.pc(), context.sp());
+    let stands = Stands { pc: context.pc(), sp: context.sp(), link: context.link() };
     let new_pc = MEETING.attend(Ticket::unpack(info.value), place, sys::gettid(), stands, wait);
     if SERIALIZE.load(Relaxed) {
         crate::sys::synchronise_this_core();

@@ -1,20 +1,24 @@
 //! The search for addresses on a stack, which may vanish while it is read.
 
+use super::context::code_address;
 use super::safe_point::{Danger, find};
-use crate::sys::{Errno, read_memory};
+use crate::sys::{Errno, MemoryReader};
 
 /// Bytes read in one step.
 const STEP: usize = 16 * 1024;
 /// What is read above a stack pointer whose mapping is not known, at most.
 const UNKNOWN_STACK: u64 = 64 << 20;
 
-/// A buffer for [`search`], made before threads are held.
+/// What [`search`] needs, made before threads are held.
 #[derive(Debug)]
-pub(super) struct Scratch(Box<[u8; STEP]>);
+pub(super) struct Scratch {
+    buffer: Box<[u8; STEP]>,
+    reader: MemoryReader,
+}
 
 impl Scratch {
-    pub(super) fn new() -> Self {
-        Self(Box::new([0; STEP]))
+    pub(super) fn new() -> Result<Self, Errno> {
+        Ok(Self { buffer: Box::new([0; STEP]), reader: MemoryReader::new()? })
     }
 }
 
@@ -49,14 +53,14 @@ pub(super) fn search(
             return Found::Late;
         }
         let want = usize::try_from(end - place).unwrap_or(STEP).min(STEP);
-        let Some(buffer) = scratch.0.get_mut(..want) else { return Found::Nothing };
-        let count = match read_memory(place, buffer) {
+        let Some(buffer) = scratch.buffer.get_mut(..want) else { return Found::Nothing };
+        let count = match scratch.reader.read(place, buffer) {
             Ok(0) | Err(Errno(libc::EFAULT)) => return Found::Nothing,
             Ok(count) => count,
             Err(errno) => return Found::Unreadable(errno),
         };
         for word in buffer.get(..count).unwrap_or(&[]).as_chunks().0 {
-            let address = u64::from_ne_bytes(*word);
+            let address = code_address(u64::from_ne_bytes(*word));
             if find(address, dangers).is_some() {
                 return Found::Address(address);
             }
@@ -86,7 +90,7 @@ mod tests {
         memory[8000] = 0x7777_0002;
         let start = memory.as_ptr() as u64;
         let stacks = [(start, start + 9000 * 8)];
-        let mut scratch = Scratch::new();
+        let mut scratch = Scratch::new().unwrap();
         assert_eq!(
             search(start, &stacks, &danger(0x7777_0000), &mut scratch, u64::MAX),
             Found::Address(0x7777_0002)
@@ -100,8 +104,18 @@ mod tests {
     }
 
     #[test]
+    fn a_signed_address_is_found() {
+        let memory = [crate::threads::context::signed(0x7777_0002), 0];
+        let (start, mut scratch) = (memory.as_ptr() as u64, Scratch::new().unwrap());
+        let mut found =
+            |from| search(from, &[(start, start + 16)], &danger(0x7777_0000), &mut scratch, u64::MAX);
+        assert_eq!(found(start), Found::Address(0x7777_0002));
+        assert_eq!(found(start + 8), Found::Nothing);
+    }
+
+    #[test]
     fn a_hole_is_an_answer() {
-        let mut scratch = Scratch::new();
+        let mut scratch = Scratch::new().unwrap();
         assert_eq!(search(4096, &[], &danger(1), &mut scratch, u64::MAX), Found::Nothing);
     }
 }

@@ -1,7 +1,7 @@
 //! One name for several functions, and several names for one.
 
 use crate::support::fixtures::{self, Folder};
-use crate::support::patient;
+use crate::support::{emulator, patient};
 use crate::target;
 use midflight::{Error, Options, Original, Transaction, replace, replace_with};
 
@@ -148,7 +148,7 @@ fn a_second_name_that_an_author_gave_is_no_other_function() {
     for name in ["live_folded_alias", "live_second_name"] {
         let mut change = Transaction::new();
         change.replace(name, zero as *const ());
-        let check = change.check_with(&Options::new()).unwrap();
+        let check = change.check_with(&emulator::options()).unwrap();
         assert!(check.functions[0].other_names.is_empty());
     }
     // glibc gives many of its functions several.

@@ -1,7 +1,7 @@
 //! Errors that need a special state of the process. Each leaves everything as it was.
 
 use crate::support::fixtures::Folder;
-use crate::support::{child, error_in_time, patient};
+use crate::support::{child, emulator, error_in_time, patient};
 use crate::target;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use midflight::{Applied, Error, NotSafe, Options, Original, Transaction, fault};
@@ -60,7 +60,7 @@ fn commit(names: &[&str], options: &Options) -> Result<Applied, Error> {
 }
 
 fn soon() -> Options {
-    Options::new().deadline(Duration::from_millis(200))
+    emulator::options().deadline(Duration::from_millis(200))
 }
 
 #[test]
@@ -277,6 +277,9 @@ fn a_stack_that_cannot_be_read() {
 
 #[test]
 fn a_thread_that_does_not_stop() {
+    if emulator::is_there() {
+        return; // It makes an ordinary fork of it, whose parent can be stopped.
+    }
     child::run("errors::a_thread_that_does_not_stop", || {
         static DONE: AtomicBool = AtomicBool::new(false);
         // Its child runs in our memory until it ends; the kernel delivers no signal to the parent meanwhile.
@@ -332,6 +335,31 @@ fn vfork_and_sleep() {
             "2:",
             in("rdi") &raw const time,
             out("rax") _, out("rsi") _, out("rcx") _, out("r11") _,
+            options(nostack),
+        );
+    }
+}
+
+/// As above, by clone(2).
+#[cfg(target_arch = "aarch64")]
+fn vfork_and_sleep() {
+    let time = libc::timespec { tv_sec: 3, tv_nsec: 0 };
+    // SAFETY: the child makes two system calls and changes no memory and no register that the parent needs.
+    unsafe {
+        std::arch::asm!(
+            "mov x8, 220", // clone(CLONE_VFORK | CLONE_VM | SIGCHLD, the same stack)
+            "svc 0",
+            "cbnz x0, 2f",
+            "mov x8, 101", // nanosleep
+            "mov x0, x9",
+            "mov x1, 0",
+            "svc 0",
+            "mov x8, 93", // exit
+            "mov x0, 0",
+            "svc 0",
+            "2:",
+            in("x9") &raw const time,
+            inout("x0") 0x4111u64 => _, inout("x1") 0u64 => _, in("x2") 0, in("x3") 0, in("x4") 0, out("x8") _,
             options(nostack),
         );
     }

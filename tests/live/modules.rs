@@ -1,7 +1,7 @@
 //! Modules come and go while commits are made.
 
 use crate::support::fixtures::{self, Folder};
-use crate::support::{child, patient, watchdog};
+use crate::support::{child, emulator, patient, watchdog};
 use crate::target;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use midflight::{Applied, Error, Options, Patch, Transaction};
@@ -97,7 +97,7 @@ fn libraries_are_opened_and_closed_during_commits() {
                 assert_eq!(live_modules(1), 1001);
                 applied.rollback_with(&patient()).unwrap();
                 // SAFETY: same type.
-                match unsafe { patch.apply(&Options::new().deadline(Duration::from_secs(60))) } {
+                match unsafe { patch.apply(&emulator::options().deadline(Duration::from_secs(60))) } {
                     Ok(applied) => {
                         applied.rollback_with(&patient()).unwrap();
                         on += 1;

@@ -1,7 +1,7 @@
 //! Panics and exceptions pass the border between a patch library and the program, in both directions.
 
-use crate::support::child;
 use crate::support::fixtures::{self, Folder};
+use crate::support::{child, emulator};
 use midflight::{Applied, ForeignPanic, Patch};
 use std::any::Any;
 use std::hint::black_box;
@@ -285,7 +285,7 @@ fn one_request_fails_and_the_service_goes_on() {
 #[test]
 fn with_one_compiler_and_allocator_a_panic_keeps_its_type() {
     let program = fixtures::plain_host();
-    let output = std::process::Command::new(program).arg(fixtures::typed_panic()).output().unwrap();
+    let output = emulator::command(program).arg(fixtures::typed_panic()).output().unwrap();
     let text = String::from_utf8_lossy(&output.stdout);
     let expected = "notes: []\nnew thing\nSome(7) None\nNone Some(\"no quote for a text\")\nold thing\n";
     assert!(text.ends_with(expected), "{text}{}", String::from_utf8_lossy(&output.stderr));

@@ -1,11 +1,10 @@
 //! Rust code of a patch library has to get on with that of its targets: same rustc, no allocators of their own.
 
-use crate::support::fixtures::{self, Folder};
+use crate::support::fixtures::{self, Folder, rust_compiler};
 use crate::support::patient;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use midflight::{Error, Note, Options, Patch, RuntimeDifference};
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::OnceLock;
 
 /// An allocator of a library's own; it is the system's all the same, so nothing breaks where it is allowed.
@@ -22,11 +21,7 @@ const OWN_ALLOCATOR: &str = "
 ";
 
 fn rustc(arguments: &[&str]) {
-    let output = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
-        .args(["--edition", "2024", "-C", "debuginfo=0"])
-        .args(arguments)
-        .output()
-        .unwrap();
+    let output = rust_compiler().args(["-C", "debuginfo=0"]).args(arguments).output().unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
 }
 

@@ -1,8 +1,8 @@
 //! Reports and the status as JSON: what machines that watch a service read.
 
 use crate::support::fixtures::Folder;
-use crate::support::patient;
 use crate::support::watched::{Watched, number};
+use crate::support::{emulator, patient};
 use crate::target;
 use midflight::{Error, Patch, Transaction, WatchEvent, fault};
 use serde_json::{Value, json, to_value};
@@ -112,7 +112,7 @@ fn a_thread() {
         fault::fail(libc::SYS_rt_tgsigqueueinfo, 0, u32::MAX, libc::EAGAIN);
         let mut change = Transaction::new();
         change.replace("live_json_late", nine as *const ());
-        let options = midflight::Options::new().deadline(std::time::Duration::from_millis(50));
+        let options = emulator::options().deadline(std::time::Duration::from_millis(50));
         // SAFETY: same type.
         let error = unsafe { change.commit(&options) }.unwrap_err();
         let Error::Deadline { thread, .. } = error else { panic!("{error}") };

@@ -2,7 +2,7 @@
 //! the old or the new one. `MIDFLIGHT_SOAK=seconds` makes each of them run that long.
 
 use crate::support::fixtures::{self, Folder};
-use crate::support::{child, watchdog};
+use crate::support::{child, emulator, watchdog};
 use crate::target;
 use midflight::{Applied, Error, Options, Patch, Transaction};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
@@ -123,7 +123,7 @@ fn storm(what: &str, threads: usize, cycles: u64, apply: impl Fn() -> Result<App
 /// A rollback that comes too late is tried again: the storm must not end with the patch on.
 fn roll_back(applied: &Applied, late: &mut u64) -> Result<(), Error> {
     loop {
-        match applied.rollback_with(&Options::new()) {
+        match applied.rollback_with(&emulator::options()) {
             Err(Error::Deadline { .. }) => *late += 1,
             other => return other.map(drop),
         }
@@ -134,14 +134,14 @@ fn near_storm(threads: usize, cycles: u64) {
     let mut change = Transaction::new();
     change.replace("live_storm", near as *const ());
     // SAFETY: same type.
-    storm("near", threads, cycles, || unsafe { change.commit(&Options::new()) });
+    storm("near", threads, cycles, || unsafe { change.commit(&emulator::options()) });
 }
 
 fn far_storm(threads: usize, cycles: u64) {
     let folder = Folder::new();
     let patch = Patch::open(fixtures::patch(&folder, "libstorm.so", FAR)).unwrap();
     // SAFETY: same type.
-    storm("far", threads, cycles, || unsafe { patch.apply(&Options::new()) });
+    storm("far", threads, cycles, || unsafe { patch.apply(&emulator::options()) });
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use crate::support::fixtures::{self, Folder};
 use crate::support::watched::{Watched, number};
-use crate::support::{child, patient, watchdog};
+use crate::support::{child, emulator, patient, watchdog};
 use crate::target;
 use midflight::{Error, Transaction, WatchEvent, fault};
 use std::fs;
@@ -265,7 +265,7 @@ fn what_failed_for_a_while_is_tried_again() {
                 watched.path("loaded").display()
             ),
         );
-        let watch = watched.begin_with(&midflight::Options::new().deadline(Duration::from_millis(50)));
+        let watch = watched.begin_with(&emulator::options().deadline(Duration::from_millis(50)));
         watched.next(&watch, |event| matches!(event, WatchEvent::Ready { .. }));
         let no_signal = || fault::fail(libc::SYS_rt_tgsigqueueinfo, 0, u32::MAX, libc::EAGAIN);
         no_signal();

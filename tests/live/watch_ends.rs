@@ -2,7 +2,7 @@
 
 use crate::support::fixtures::Folder;
 use crate::support::watched::{Watched, number};
-use crate::support::{child, watchdog};
+use crate::support::{child, emulator, watchdog};
 use crate::target;
 use midflight::{Error, Options, WatchEvent, fault};
 use std::fs::{self, Permissions};
@@ -150,7 +150,7 @@ fn it_rests_while_others_can_write_to_the_directory() {
         let (folder, watched) = (Folder::new(), Watched::new());
         let library = number(&folder, "live_watch_rests", 60);
         let set = |mode| fs::set_permissions(watched.path(""), Permissions::from_mode(mode)).unwrap();
-        let watch = watched.begin_with(&Options::new().deadline(Duration::from_millis(50)));
+        let watch = watched.begin_with(&emulator::options().deadline(Duration::from_millis(50)));
         watched.next(&watch, |event| matches!(event, WatchEvent::Ready { .. }));
         // A file waits for another try.
         fault::fail(libc::SYS_rt_tgsigqueueinfo, 0, u32::MAX, libc::EAGAIN);

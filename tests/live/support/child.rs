@@ -1,6 +1,6 @@
 //! A test that runs in a process of its own: this binary again, with one test.
 
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 const MARK: &str = "MIDFLIGHT_TEST_CHILD";
 
@@ -32,7 +32,7 @@ pub fn must_die(name: &str, last_words: &str, body: impl FnOnce()) {
 }
 
 fn output(name: &str, environment: &[(&str, &str)]) -> (String, bool) {
-    let child = Command::new(std::env::current_exe().unwrap())
+    let child = super::emulator::command(std::env::current_exe().unwrap())
         .args([name, "--exact", "--nocapture", "--test-threads=1"])
         .env(MARK, name)
         .envs(environment.iter().copied())

@@ -1,5 +1,6 @@
 //! Patch libraries and host libraries, built by the tests.
 
+use super::emulator;
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -92,8 +93,8 @@ pub fn patch(folder: &Folder, name: &str, body: &str) -> PathBuf {
 pub fn rustc(folder: &Folder, name: &str, source: &str, arguments: &[&str]) -> PathBuf {
     let (file, library) = (folder.path(&format!("{name}.rs")), folder.path(&format!("lib{name}.so")));
     std::fs::write(&file, source).unwrap();
-    let output = Command::new(std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into()))
-        .args(["--edition=2024", "--crate-type=cdylib", "-O"])
+    let output = rust_compiler()
+        .args(["--crate-type=cdylib", "-O"])
         .args(arguments)
         .arg(&file)
         .arg("-o")
@@ -103,6 +104,16 @@ pub fn rustc(folder: &Folder, name: &str, source: &str, arguments: &[&str]) -> P
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     library
+}
+
+/// rustc, for this process's machine.
+pub fn rust_compiler() -> Command {
+    let mut command = Command::new(compiler("RUSTC", "rustc"));
+    command
+        .arg("--edition=2024")
+        .args(emulator::target().map(|target| format!("--target={target}")))
+        .args(emulator::setting("LINKER").map(|linker| format!("-Clinker={linker}")));
+    command
 }
 
 /// The patch library in Rust of `tests/fixtures/rust_patch`, built once.
@@ -125,8 +136,7 @@ pub fn typed_panic() -> PathBuf {
 /// The cdylib of a package of this workspace.
 fn patch_library(package: &str) -> PathBuf {
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).join("rust_patch");
-    cargo_build(&["--package", package], &target);
-    target.join(format!("debug/lib{package}.so"))
+    cargo_build(&["--package", package], &target).join(format!("debug/lib{package}.so"))
 }
 
 /// The program of `tests/fixtures/plain_host`, built once, optimised and with midflight as users have it. In the
@@ -135,8 +145,7 @@ pub fn plain_host() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
-        cargo_build(&["--release", "--package", "plain_host"], target);
-        target.join("release/plain_host")
+        cargo_build(&["--release", "--package", "plain_host"], target).join("release/plain_host")
     })
 }
 
@@ -150,8 +159,7 @@ pub fn optimised(cured: bool, settings: &[&str]) -> PathBuf {
     let mut arguments = vec!["--release", "--package", "optimised"];
     arguments.extend(cured.then_some("--features=cured"));
     arguments.extend(settings.iter().map(String::as_str));
-    cargo_build(&arguments, &target);
-    target.join("release/liboptimised.so")
+    cargo_build(&arguments, &target).join("release/liboptimised.so")
 }
 
 /// The plugin of `tests/fixtures/second_copy.rs`, built once.
@@ -159,19 +167,21 @@ pub fn second_copy() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
         let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
-        cargo_build(&["--example", "second_copy"], target);
-        target.join("debug/examples/libsecond_copy.so")
+        cargo_build(&["--example", "second_copy"], target).join("debug/examples/libsecond_copy.so")
     })
 }
 
-fn cargo_build(arguments: &[&str], target: &Path) {
-    let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
+/// Builds in the folder `target`, and answers what of it is for this process's machine.
+fn cargo_build(arguments: &[&str], target: &Path) -> PathBuf {
+    let output = Command::new(compiler("CARGO", "cargo"))
         .args(["build", "--quiet"])
         .args(arguments)
+        .args(emulator::target().map(|target| format!("--target={target}")))
         .arg("--target-dir")
         .arg(target)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    target.join(emulator::target().unwrap_or_default())
 }

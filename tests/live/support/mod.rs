@@ -2,6 +2,7 @@
 
 pub mod alloc;
 pub mod child;
+pub mod emulator;
 pub mod fixtures;
 pub mod watchdog;
 pub mod watched;
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 /// For commits whose speed is not the point: tests share the commit lock, and machines are slow.
 pub fn patient() -> Options {
-    Options::new().deadline(Duration::from_secs(120))
+    emulator::options().deadline(Duration::from_secs(120))
 }
 
 /// Commits with longer and longer deadlines until the error is the one that is `wanted`: on a slow machine a
@@ -22,7 +23,7 @@ pub fn error_in_time(
 ) -> Error {
     let mut deadline = Duration::from_millis(200);
     loop {
-        let error = commit(&Options::new().deadline(deadline)).map(drop).unwrap_err();
+        let error = commit(&emulator::options().deadline(deadline)).map(drop).unwrap_err();
         assert!(matches!(error, Error::Deadline { .. }), "{error}");
         if wanted(&error) || deadline > Duration::from_secs(30) {
             return error;
