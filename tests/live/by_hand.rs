@@ -1,7 +1,7 @@
 //! `replace` and `Transaction`: one function, several functions, by pointer and by name.
 
+use crate::adds;
 use crate::support::patient;
-use crate::target;
 use midflight::{Error, Original, Transaction, replace};
 
 #[inline(never)]
@@ -30,10 +30,10 @@ fn a_rust_function_by_pointer() {
     assert!(matches!(again.applied().rollback_with(&patient()), Err(Error::NotApplied { .. })));
 }
 
-target! {
-    fn live_by_hand_one(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
-    fn live_by_hand_two(u64) -> u64 { "lea rax, [rdi + 2]", "nop", "nop", "ret" }
-    fn live_by_hand_three(u64) -> u64 { "lea rax, [rdi + 3]", "nop", "nop", "ret" }
+adds! {
+    live_by_hand_one + 1;
+    live_by_hand_two + 2;
+    live_by_hand_three + 3;
 }
 
 type Number = unsafe extern "C" fn(u64) -> u64;

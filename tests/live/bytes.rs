@@ -1,12 +1,20 @@
 //! After a rollback every byte of the text is what it was.
 
 use crate::support::{bytes_at, child, patient};
-use crate::target;
+use crate::{adds, target};
 use midflight::Transaction;
 
+adds! {
+    live_bytes_one + 1;
+}
+
+#[cfg(target_arch = "x86_64")]
 target! {
-    fn live_bytes_one(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
     fn live_bytes_two(u64) -> u64 { "endbr64", "push rbp", "mov rbp, rsp", "lea rax, [rdi + 2]", "pop rbp", "ret" }
+}
+#[cfg(target_arch = "aarch64")]
+target! {
+    fn live_bytes_two(u64) -> u64 { "bti c", "add x0, x0, 2", "ret" }
 }
 
 extern "C" fn zero(_: u64) -> u64 {

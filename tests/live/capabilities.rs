@@ -1,13 +1,13 @@
 //! What a process permits is found out without a commit, and a commit then does what was said.
 
+use crate::adds;
 use crate::support::{child, patient};
-use crate::target;
 use midflight::{Capabilities, Capability, Support, Transaction, capabilities, fault};
 use std::fs;
 use std::time::{Duration, Instant};
 
-target! {
-    fn live_capabilities(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
+adds! {
+    live_capabilities + 1;
 }
 
 extern "C" fn nine(_: u64) -> u64 {

@@ -1,20 +1,20 @@
 //! The contract on handles, sentence by sentence; `docs/design.md` says which other tests belong to it.
 
+use crate::adds;
 use crate::support::fixtures::{self, Folder};
 use crate::support::{child, patient, watchdog};
-use crate::target;
 use midflight::{Applied, Error, Hook, Original, Patch, Transaction, replace_with};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, SystemTime};
 
-target! {
-    fn live_contract(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
-    fn live_contract_dropped(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
-    fn live_contract_order(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
-    fn live_contract_race(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
-    fn live_contract_patch(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
-    fn live_contract_original(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
-    fn live_contract_constructor(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
+adds! {
+    live_contract + 1;
+    live_contract_dropped + 1;
+    live_contract_order + 1;
+    live_contract_race + 1;
+    live_contract_patch + 1;
+    live_contract_original + 1;
+    live_contract_constructor + 1;
 }
 
 type Function = extern "C" fn(u64) -> u64;

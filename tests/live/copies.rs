@@ -2,17 +2,28 @@
 
 use crate::support::fixtures::{self, Folder};
 use crate::support::{emulator, patient};
-use crate::target;
-use midflight::{Error, Options, Original, Transaction, replace, replace_with};
+use crate::{adds, target};
+use midflight::{Error, Original, Transaction, replace, replace_with};
+
+adds! {
+    live_folded + 1;
+    live_folded_alias + 2;
+}
 
 // Two copies of `live::copied::twice`, as two codegen units have them: the names differ in their hash.
+#[cfg(target_arch = "x86_64")]
 target! {
     fn _ZN4live6copied5twice17h0123456789abcdefE(u64) -> u64 { "lea rax, [rdi + rdi]", "nop", "nop", "ret" }
     fn _ZN4live6copied5twice17hfedcba9876543210E(u64) -> u64 { "lea rax, [rdi + rdi]", "nop", "nop", "ret" }
     fn _ZN4live6copied6thrice17h0123456789abcdefE(u64) -> u64 { "lea rax, [rdi + 2*rdi]", "nop", "nop", "ret" }
     fn _ZN4live6copied6thrice17hfedcba9876543210E(u64) -> u64 { "lea rax, [rdi + 2*rdi]", "nop", "nop", "ret" }
-    fn live_folded(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
-    fn live_folded_alias(u64) -> u64 { "lea rax, [rdi + 2]", "nop", "nop", "ret" }
+}
+#[cfg(target_arch = "aarch64")]
+target! {
+    fn _ZN4live6copied5twice17h0123456789abcdefE(u64) -> u64 { "lsl x0, x0, 1", "ret" }
+    fn _ZN4live6copied5twice17hfedcba9876543210E(u64) -> u64 { "lsl x0, x0, 1", "ret" }
+    fn _ZN4live6copied6thrice17h0123456789abcdefE(u64) -> u64 { "add x0, x0, x0, lsl 1", "ret" }
+    fn _ZN4live6copied6thrice17hfedcba9876543210E(u64) -> u64 { "add x0, x0, x0, lsl 1", "ret" }
 }
 use _ZN4live6copied5twice17h0123456789abcdefE as twice;
 use _ZN4live6copied5twice17hfedcba9876543210E as twice_again;
@@ -25,11 +36,11 @@ std::arch::global_asm!(
     ".hidden live_folded_with",
     ".type live_folded_with, @function",
     ".set live_folded_with, live_folded",
-    ".size live_folded_with, 7",
+    ".size live_folded_with, 8",
     ".weak live_second_name",
     ".type live_second_name, @function",
     ".set live_second_name, live_folded_alias",
-    ".size live_second_name, 7",
+    ".size live_second_name, 8",
 );
 
 type Function = extern "C" fn(u64) -> u64;

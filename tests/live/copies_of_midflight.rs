@@ -1,16 +1,16 @@
 //! Two copies of midflight in one process, as a program and a plugin may have: their commits exclude each other, and
 //! what one has changed the other refuses to touch.
 
+use crate::adds;
 use crate::support::{child, fixtures, patient, watchdog};
-use crate::target;
 use midflight::fault::{self, Stage};
 use midflight::{Error, Transaction};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
-target! {
-    fn live_two_copies(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
-    fn live_two_copies_other(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
+adds! {
+    live_two_copies + 1;
+    live_two_copies_other + 1;
 }
 
 extern "C" fn a_thousand(value: u64) -> u64 {

@@ -1,17 +1,17 @@
 //! Errors that need a special state of the process. Each leaves everything as it was.
 
+use crate::adds;
 use crate::support::fixtures::Folder;
 use crate::support::{child, emulator, error_in_time, patient};
-use crate::target;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use midflight::{Applied, Error, NotSafe, Options, Original, Transaction, fault};
 use std::sync::atomic::{AtomicBool, AtomicI32, Ordering::SeqCst};
 use std::time::Duration;
 
-target! {
-    fn live_shared_one(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
-    fn live_shared_two(u64) -> u64 { "lea rax, [rdi + 2]", "nop", "nop", "ret" }
-    fn live_errors(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
+adds! {
+    live_shared_one + 1;
+    live_shared_two + 2;
+    live_errors + 1;
 }
 
 // A symbol without a size, and one that begins inside the site of another.
@@ -21,18 +21,30 @@ std::arch::global_asm!(
     ".globl live_no_size",
     ".hidden live_no_size",
     ".type live_no_size,@function",
-    "live_no_size: lea rax, [rdi + 1]",
+    "live_no_size:",
+    #[cfg(target_arch = "x86_64")]
+    "lea rax, [rdi + 1]",
+    #[cfg(target_arch = "aarch64")]
+    "add x0, x0, 1",
     "ret",
     ".p2align 4",
     ".globl live_outer",
     ".hidden live_outer",
     ".type live_outer,@function",
-    "live_outer: nop",
+    "live_outer:",
+    #[cfg(target_arch = "x86_64")]
+    "nop; nop",
+    // Two words are overwritten where the entry signs.
+    #[cfg(target_arch = "aarch64")]
     "nop",
     ".globl live_inner",
     ".hidden live_inner",
     ".type live_inner,@function",
-    "live_inner: lea rax, [rdi + 1]",
+    "live_inner:",
+    #[cfg(target_arch = "x86_64")]
+    "lea rax, [rdi + 1]",
+    #[cfg(target_arch = "aarch64")]
+    "add x0, x0, 1",
     "nop",
     "nop",
     "nop",

@@ -1,15 +1,15 @@
 //! Each system call of the commit path fails in turn: the error says which step, nothing has changed, every
 //! thread runs, and the next try works.
 
+use crate::adds;
 use crate::support::{bytes_at, child, patient, watchdog};
-use crate::target;
 use midflight::{Applied, Error, Options, Transaction, fault};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
-target! {
-    fn live_faults_one(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
-    fn live_faults_two(u64) -> u64 { "lea rax, [rdi + 2]", "nop", "nop", "ret" }
+adds! {
+    live_faults_one + 1;
+    live_faults_two + 2;
 }
 
 extern "C" fn a_thousand(value: u64) -> u64 {

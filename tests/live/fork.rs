@@ -1,14 +1,14 @@
 //! fork(2): the child keeps what is applied, and can commit by itself; neither disturbs the other.
 
+use crate::adds;
 use crate::support::{child, patient, watchdog};
-use crate::target;
 use midflight::{Applied, Transaction};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
-target! {
-    fn live_fork(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
-    fn live_fork_kept(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
+adds! {
+    live_fork + 1;
+    live_fork_kept + 1;
 }
 
 extern "C" fn a_thousand(value: u64) -> u64 {

@@ -15,15 +15,15 @@
 //! by rustc 1.95 with `-C opt-level=z -C panic=abort --emit asm`, and of the same in C by gcc 12 with `-O2 -fPIC -S`.
 //! They are never made anew: when the format changes in a way that breaks them, its version has to change.
 
+use crate::adds;
 use crate::support::fixtures::Folder;
 use crate::support::patient;
-use crate::target;
 use midflight::Patch;
 
-target! {
-    fn live_format_v1(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
-    fn live_format_doc(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
-    fn live_format_v1_c(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
+adds! {
+    live_format_v1 + 1;
+    live_format_doc + 1;
+    live_format_v1_c + 1;
 }
 
 #[test]

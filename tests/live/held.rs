@@ -1,7 +1,7 @@
 //! What happens while threads are held: protections, allocation, safety of the threads.
 
 use crate::support::{self, bytes_at, child, error_in_time, patient, watchdog};
-use crate::target;
+use crate::{adds, target};
 use midflight::{Options, Transaction, fault};
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering::SeqCst};
 use std::time::{Duration, Instant};
@@ -17,8 +17,8 @@ fn commit(name: &str, options: &Options) -> midflight::Result<midflight::Applied
     unsafe { change.commit(options) }
 }
 
-target! {
-    fn live_pages(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
+adds! {
+    live_pages + 1;
 }
 
 static MAPS: [AtomicU64; 8192] = [const { AtomicU64::new(0) }; 8192];
@@ -91,8 +91,8 @@ fn pages_are_rw_then_rx_and_never_both() {
     });
 }
 
-target! {
-    fn live_no_allocation(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
+adds! {
+    live_no_allocation + 1;
 }
 
 #[test]
@@ -134,8 +134,8 @@ fn an_allocation_while_threads_are_held_would_be_seen() {
     });
 }
 
-target! {
-    fn live_blocked(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
+adds! {
+    live_blocked + 1;
 }
 
 #[test]
@@ -181,8 +181,8 @@ fn a_thread_that_cannot_be_stopped_is_named_and_nothing_changes() {
     });
 }
 
-target! {
-    fn live_waits_for_signals(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
+adds! {
+    live_waits_for_signals + 1;
 }
 
 #[test]

@@ -1,14 +1,14 @@
 //! What a patch library defines stays its own, also where the program exports the same name; or the check says so.
 
+use crate::adds;
 use crate::support::fixtures::{self, Folder};
 use crate::support::{child, patient};
-use crate::target;
 use libloading::os::unix::{Library, RTLD_GLOBAL, RTLD_NOW};
 use midflight::{Error, Note, Patch};
 use std::path::PathBuf;
 
-target! {
-    fn live_interposed(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
+adds! {
+    live_interposed + 1;
 }
 
 /// What the program makes visible to all libraries.

@@ -1,12 +1,12 @@
 //! What the dynamic linker is asked, and what it refuses.
 
+use crate::adds;
 use crate::support::fixtures::{self, Folder};
 use crate::support::{child, patient};
-use crate::target;
 use midflight::{Error, Patch, fault};
 
-target! {
-    fn live_loading(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
+adds! {
+    live_loading + 1;
 }
 
 const BODY: &str = r#"

@@ -15,11 +15,8 @@ mod capabilities;
 // Nothing in it depends on the machine, and emulated compilers are slow.
 #[cfg(target_arch = "x86_64")]
 mod compile_fail;
-#[cfg(target_arch = "x86_64")]
 mod contract;
-#[cfg(target_arch = "x86_64")]
 mod copies;
-#[cfg(target_arch = "x86_64")]
 mod copies_of_midflight;
 mod errors;
 mod faults;
@@ -30,7 +27,6 @@ mod format;
 mod guide;
 mod held;
 mod held_code;
-#[cfg(target_arch = "x86_64")]
 mod interposed;
 mod loading;
 mod many;

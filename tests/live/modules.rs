@@ -1,10 +1,10 @@
 //! Modules come and go while commits are made.
 
+use crate::adds;
 use crate::support::fixtures::{self, Folder};
 use crate::support::{child, emulator, patient, watchdog};
-use crate::target;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
-use midflight::{Applied, Error, Options, Patch, Transaction};
+use midflight::{Applied, Error, Patch, Transaction};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
@@ -18,8 +18,8 @@ const PATCH: &str = "
     MIDFLIGHT_REPLACE(\"libguest.so!guest\", far);
 ";
 
-target! {
-    fn live_modules(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
+adds! {
+    live_modules + 1;
 }
 
 extern "C" fn a_thousand(value: u64) -> u64 {

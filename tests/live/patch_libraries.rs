@@ -1,8 +1,8 @@
 //! Patch libraries in Rust and in C do the same; what is loaded is what was parsed.
 
+use crate::adds;
 use crate::support::fixtures::{self, Folder};
 use crate::support::{child, patient, watchdog};
-use crate::target;
 use crate::targets::{greet, live_rust_target};
 use midflight::{Error, Patch};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -37,12 +37,12 @@ fn in_rust() {
     applied.rollback_with(&patient()).unwrap();
 }
 
-target! {
-    fn live_c_target(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
-    fn live_c_second(u64) -> u64 { "lea rax, [rdi + 2]", "nop", "nop", "ret" }
-    fn live_constructor(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
-    fn live_same_path(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
-    fn live_original_first(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
+adds! {
+    live_c_target + 1;
+    live_c_second + 2;
+    live_constructor + 1;
+    live_same_path + 1;
+    live_original_first + 1;
 }
 
 #[test]
@@ -134,10 +134,15 @@ fn the_original_is_there_before_the_first_call() {
         let folder = Folder::new();
         // From its first instruction on: it does nothing but jump through the original.
         let source = r#"
+            #ifdef __x86_64__
+            #define JUMP "jmp *old(%rip)"
+            #else
+            #define JUMP "adrp x16, old\n ldr x16, [x16, :lo12:old]\n br x16"
+            #endif
             unsigned long (*old)(unsigned long) __attribute__((visibility("hidden")));
             unsigned long through(unsigned long value);
             __asm__(".text\n.globl through\n.hidden through\n.type through,@function\n"
-                    "through: jmp *old(%rip)\n.size through,.-through\n");
+                    "through: " JUMP "\n.size through,.-through\n");
             MIDFLIGHT_PATCH("through");
             MIDFLIGHT_REPLACE_ORIGINAL("live_original_first", through, old);
         "#;

@@ -1,18 +1,18 @@
 //! Reports and the status as JSON: what machines that watch a service read.
 
+use crate::adds;
 use crate::support::fixtures::Folder;
 use crate::support::watched::{Watched, number};
 use crate::support::{emulator, patient};
-use crate::target;
 use midflight::{Error, Patch, Transaction, WatchEvent, fault};
 use serde_json::{Value, json, to_value};
 use std::time::SystemTime;
 
-target! {
-    fn live_json(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
-    fn live_json_by_hand(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
-    fn live_json_late(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
-    fn live_json_watched(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
+adds! {
+    live_json + 1;
+    live_json_by_hand + 1;
+    live_json_late + 1;
+    live_json_watched + 1;
 }
 
 fn executable() -> String {
@@ -34,12 +34,16 @@ fn a_check_and_the_status() {
     let patch = Patch::open(&path).unwrap();
     let address = live_json as *const () as u64;
     let check = to_value(patch.check().unwrap()).unwrap();
-    let displaced = ["lea rax, [rdi+1]", "nop", "nop"];
+    let (size, form, displaced) = if cfg!(target_arch = "x86_64") {
+        (8, "slot", json!(["lea rax, [rdi+1]", "nop", "nop"]))
+    } else {
+        (8, "island", json!([".inst 0x91000400"]))
+    };
     let expected = json!({
         "name": "number-5",
         "functions": [{
-            "target": "live_json", "symbol": "live_json", "module": executable(), "address": address, "size": 7,
-            "form": "slot", "displaced": displaced, "layers": 0, "has_indirect_jump": false,
+            "target": "live_json", "symbol": "live_json", "module": executable(), "address": address, "size": size,
+            "form": form, "displaced": displaced, "layers": 0, "has_indirect_jump": false,
             "other_names": [],
         }],
         "notes": [],

@@ -1,7 +1,7 @@
 //! Layers: a patch over a patch, taken off in any order.
 
+use crate::adds;
 use crate::support::patient;
-use crate::target;
 use midflight::{Applied, Original, Transaction};
 
 type Number = unsafe extern "C" fn(u64) -> u64;
@@ -17,9 +17,9 @@ macro_rules! layer {
     };
 }
 
-target! {
-    fn live_stack(u64) -> u64 { "mov rax, rdi", "nop", "nop", "nop", "ret" }
-    fn live_stack_again(u64) -> u64 { "mov rax, rdi", "nop", "nop", "nop", "ret" }
+adds! {
+    live_stack + 0;
+    live_stack_again + 0;
 }
 layer!(FIRST, first, 1);
 layer!(SECOND, second, 2);

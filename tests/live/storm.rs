@@ -4,7 +4,7 @@
 use crate::support::fixtures::{self, Folder};
 use crate::support::{child, emulator, watchdog};
 use crate::target;
-use midflight::{Applied, Error, Options, Patch, Transaction};
+use midflight::{Applied, Error, Patch, Transaction};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 

@@ -6,7 +6,7 @@ use std::arch::global_asm;
 /// `name(arguments) -> result { "assembly", ... }`
 #[macro_export]
 macro_rules! target {
-    ($(fn $name:ident($($argument:ty),*) -> $result:ty { $($line:literal),* $(,)? })*) => {
+    ($(fn $name:ident($($argument:ty),*) -> $result:ty { $($line:expr),* $(,)? })*) => {
         $(
             ::std::arch::global_asm!(
                 concat!(".pushsection .text.", stringify!($name), ",\"axR\",@progbits"),
@@ -27,14 +27,26 @@ macro_rules! target {
     };
 }
 
-// A far function takes a slot, so six bytes: six instructions of one byte.
-#[cfg(target_arch = "x86_64")]
-target! {
-    fn live_rust_target(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
+/// Defines functions, each on a page of its own, that answer a little more than they are given: `name + number;`
+#[macro_export]
+macro_rules! adds {
+    ($($name:ident + $number:literal;)*) => {
+        $(
+            // A far function takes a slot, so six bytes: three instructions.
+            #[cfg(target_arch = "x86_64")]
+            $crate::target! {
+                fn $name(u64) -> u64 { concat!("lea rax, [rdi + ", $number, "]"), "nop", "nop", "nop", "ret" }
+            }
+            #[cfg(target_arch = "aarch64")]
+            $crate::target! {
+                fn $name(u64) -> u64 { concat!("add x0, x0, ", $number), "ret" }
+            }
+        )*
+    };
 }
-#[cfg(target_arch = "aarch64")]
-target! {
-    fn live_rust_target(u64) -> u64 { "add x0, x0, #1", "ret" }
+
+adds! {
+    live_rust_target + 1;
 }
 
 /// The target that the Rust patch library of the fixtures names by its demangled name.

@@ -1,27 +1,27 @@
 //! The patches that are on follow the files of a directory.
 
+use crate::adds;
 use crate::support::fixtures::{self, Folder};
 use crate::support::watched::{Watched, number};
 use crate::support::{child, emulator, patient, watchdog};
-use crate::target;
 use midflight::{Error, Transaction, WatchEvent, fault};
 use std::fs;
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::time::Duration;
 
-target! {
-    fn live_watch_come_and_go(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
-    fn live_watch_present(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
-    fn live_watch_version(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
-    fn live_watch_broken(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
-    fn live_watch_same(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
-    fn live_watch_twice(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
-    fn live_watch_renamed(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
-    fn live_watch_by_program(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
-    fn live_watch_retry(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
-    fn live_watch_flood(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
-    fn live_watch_flood_second(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
-    fn live_watch_held(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
+adds! {
+    live_watch_come_and_go + 1;
+    live_watch_present + 1;
+    live_watch_version + 1;
+    live_watch_broken + 1;
+    live_watch_same + 1;
+    live_watch_twice + 1;
+    live_watch_renamed + 1;
+    live_watch_by_program + 1;
+    live_watch_retry + 1;
+    live_watch_flood + 1;
+    live_watch_flood_second + 1;
+    live_watch_held + 1;
 }
 
 #[test]

@@ -1,21 +1,21 @@
 //! How a watch ends, and that the patches stay on then.
 
+use crate::adds;
 use crate::support::fixtures::Folder;
 use crate::support::watched::{Watched, number};
 use crate::support::{child, emulator, watchdog};
-use crate::target;
-use midflight::{Error, Options, WatchEvent, fault};
+use midflight::{Error, WatchEvent, fault};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-target! {
-    fn live_watch_stopped(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
-    fn live_watch_removed(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
-    fn live_watch_dropped(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
-    fn live_watch_descriptors(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
-    fn live_watch_rests(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
-    fn live_watch_forked(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
+adds! {
+    live_watch_stopped + 1;
+    live_watch_removed + 1;
+    live_watch_dropped + 1;
+    live_watch_descriptors + 1;
+    live_watch_rests + 1;
+    live_watch_forked + 1;
 }
 
 /// `/proc/self/task/TID/stat` of the threads of this process that watch.

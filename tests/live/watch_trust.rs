@@ -1,20 +1,20 @@
 //! Nobody but root and the user of the process can put code into it through a watched directory.
 
+use crate::adds;
 use crate::support::fixtures::Folder;
 use crate::support::patient;
 use crate::support::watched::{Watched, number};
-use crate::target;
 use midflight::{Error, Watch, WatchEvent};
 use std::fs::{self, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
 
-target! {
-    fn live_watch_file_rights(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
-    fn live_watch_not_regular(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
-    fn live_watch_rights_later(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
-    fn live_watch_owner(u64) -> u64 { "lea rax, [rdi + 1]", "nop", "nop", "ret" }
+adds! {
+    live_watch_file_rights + 1;
+    live_watch_not_regular + 1;
+    live_watch_rights_later + 1;
+    live_watch_owner + 1;
 }
 
 fn set(path: &Path, mode: u32) {
