@@ -4,7 +4,7 @@ use crate::error::Error;
 use crate::loader;
 use crate::memory;
 use crate::plan;
-use crate::process::{Mapping, MemoryMap};
+use crate::process::{self, Mapping, MemoryMap};
 use crate::sys::{self, Errno};
 use crate::threads;
 use crate::transaction::HOST;
@@ -232,7 +232,7 @@ fn proc(map: &Result<MemoryMap, Error>) -> Capability {
     if let Err(Error::Kernel { source, .. }) = map {
         (support, broken) = (Support::Missing, vec![format!("maps: {source}")]);
     }
-    if let Err(error) = std::fs::File::open("/proc/thread-self/exe") {
+    if let Err(error) = std::fs::File::open(process::executable()) {
         broken.push(format!("exe: {error}, so no function of the executable can be found"));
         support = support.min(Support::Reduced);
     }

@@ -4,13 +4,13 @@ use midflight::Options;
 use std::sync::OnceLock;
 
 /// The defaults, with an emulator's threads left alone.
-pub fn options() -> Options {
+pub(crate) fn options() -> Options {
     // SAFETY: a thread of an emulator runs the emulator's code only.
     threads().iter().fold(Options::new(), |options, tid| unsafe { options.ignore_thread(*tid) })
 }
 
 /// Threads of the process that are not the program's: they were there before `main`.
-pub fn threads() -> &'static [i32] {
+pub(crate) fn threads() -> &'static [i32] {
     static THREADS: OnceLock<Vec<i32>> = OnceLock::new();
     /// What stands in this section runs before `main`.
     #[used]

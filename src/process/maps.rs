@@ -1,4 +1,5 @@
-//! The memory map, as `/proc/thread-self/maps` tells it (proc_pid_maps(5)).
+//! The memory map, as `/proc/self/maps` tells it (proc_pid_maps(5)), which emulators know too; or
+//! `/proc/thread-self/maps`, since the process's is empty once the main thread has ended.
 
 use crate::error::Error;
 use crate::sys::{Errno, Fd};
@@ -32,7 +33,7 @@ impl Mapping {
 /// PROCMAP_QUERY (Linux 6.11), since the text of a large map takes longer than the rest of a commit.
 #[derive(Debug)]
 pub(crate) struct MemoryMap {
-    source: OnceCell<Fd>,
+    source: OnceCell<Option<Fd>>,
     /// What was asked for, by its first address.
     asked: RefCell<BTreeMap<u64, Mapping>>,
     all: OnceCell<Vec<Mapping>>,
@@ -60,23 +61,30 @@ impl MemoryMap {
         if let Some(known) = known.filter(|known| known.range.contains(&address)) {
             return Ok(Some(known));
         }
-        match query(self.source()?, address) {
+        match self.source()?.map_or(Err(Errno(libc::ENOTTY)), |source| query(source, address)) {
             Ok(mapping) => {
                 self.asked.borrow_mut().insert(mapping.range.start, mapping.clone());
                 Ok(Some(mapping))
             }
             Err(Errno(libc::ENOENT)) => Ok(None),
-            // An older kernel.
             Err(_) => Ok(self.named_at(address)?.cloned()),
         }
     }
 
-    fn source(&self) -> Result<&Fd, Error> {
+    /// What answers single questions, if anything does.
+    fn source(&self) -> Result<Option<&Fd>, Error> {
         if let Some(source) = self.source.get() {
-            return Ok(source);
+            return Ok(source.as_ref());
         }
-        let source = Fd::open(b"/proc/thread-self/maps\0", 0).map_err(|errno| unreadable(errno.into()))?;
-        Ok(self.source.get_or_init(|| source))
+        let any = std::ptr::from_ref(self) as u64;
+        let own = open(OWN).map(|source| (query(&source, any), source));
+        let source = match own {
+            Ok((Ok(_) | Err(Errno(libc::ENOENT)), source)) => Some(source),
+            Err(_) | Ok((Err(Errno(libc::ESRCH)), _)) => Some(open(OF_THREAD).map_err(unreadable)?),
+            // An older kernel, or an emulator.
+            Ok(_) => None,
+        };
+        Ok(self.source.get_or_init(|| source).as_ref())
     }
 
     /// The mapping that holds `address`, with its name.
@@ -102,15 +110,25 @@ impl MemoryMap {
 }
 
 fn read_all() -> Result<Vec<Mapping>, Error> {
-    // Read in few steps: the kernel walks the map anew for each.
-    let mut text = Vec::with_capacity(1 << 16);
-    let mut file = std::fs::File::open("/proc/thread-self/maps").map_err(unreadable)?;
-    file.read_to_end(&mut text).map_err(unreadable)?;
+    let read = |path| {
+        // Read in few steps: the kernel walks the map anew for each.
+        let mut text = Vec::with_capacity(1 << 16);
+        std::fs::File::open(path)?.read_to_end(&mut text).map(|_| text)
+    };
+    let own = read(OWN).ok().filter(|text| !text.is_empty());
+    let text = own.map_or_else(|| read(OF_THREAD), Ok).map_err(unreadable)?;
     Ok(parse(&String::from_utf8_lossy(&text)))
 }
 
-fn unreadable(source: std::io::Error) -> Error {
-    Error::Kernel { step: "read /proc/thread-self/maps", source }
+const OWN: &str = "/proc/self/maps";
+const OF_THREAD: &str = "/proc/thread-self/maps";
+
+fn open(path: &str) -> Result<Fd, Errno> {
+    Fd::open(format!("{path}\0").as_bytes(), 0)
+}
+
+fn unreadable(source: impl Into<std::io::Error>) -> Error {
+    Error::Kernel { step: "read /proc/self/maps", source: source.into() }
 }
 
 /// `struct procmap_query` of linux/fs.h.

@@ -13,6 +13,6 @@ mod resolve;
 pub(crate) use copies::Policy;
 pub(crate) use loaded::build_at;
 pub(crate) use maps::{Mapping, MemoryMap};
-pub(crate) use modules::{ModuleHold, bias_of, keep_loaded};
+pub(crate) use modules::{ModuleHold, bias_of, executable, keep_loaded};
 pub(crate) use remember::Remembered;
 pub(crate) use resolve::{HeldTarget, Resolver, Target};

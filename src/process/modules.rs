@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// A loaded module.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Module {
-    /// Its file. For the executable what `/proc/thread-self/exe` points to.
+    /// Its file. For the executable what [`executable`] points to.
     pub(crate) path: PathBuf,
     /// Run-time address minus the address in the file.
     pub(crate) bias: u64,
@@ -24,7 +24,7 @@ pub(crate) struct Module {
 impl Module {
     /// Where its bytes are read from: the executable also when its file was replaced.
     pub(crate) fn file(&self) -> &Path {
-        if self.is_main { Path::new("/proc/thread-self/exe") } else { &self.path }
+        if self.is_main { executable() } else { &self.path }
     }
 
     pub(crate) fn contains(&self, address: u64) -> bool {
@@ -124,6 +124,13 @@ pub(crate) fn changes() -> (u64, u64) {
     answer
 }
 
+/// The link to the executable's file: the process's own, which emulators know too, or this thread's, since the process's
+/// leads nowhere once the main thread has ended.
+pub(crate) fn executable() -> &'static Path {
+    let own = Path::new("/proc/self/exe");
+    if own.read_link().is_ok() { own } else { Path::new("/proc/thread-self/exe") }
+}
+
 /// All modules in load order, the executable first.
 pub(crate) fn list() -> Vec<Module> {
     let mut modules: Vec<Module> = Vec::new();
@@ -151,7 +158,7 @@ unsafe extern "C" fn note(info: *mut libc::dl_phdr_info, _size: usize, modules: 
     };
     let is_main = modules.is_empty();
     let path = if is_main {
-        std::fs::read_link("/proc/thread-self/exe").unwrap_or_else(|_| PathBuf::from("/proc/thread-self/exe"))
+        std::fs::read_link(executable()).unwrap_or_else(|_| executable().to_owned())
     } else {
         PathBuf::from(OsStr::from_bytes(name))
     };

@@ -87,7 +87,7 @@ fn each_step_that_fails_is_named_and_undone() {
                 (libc::SYS_mprotect, 1, libc::EACCES, "executable again"),
                 (libc::SYS_mprotect, 2, libc::ENOMEM, "make code writable"),
                 (libc::SYS_membarrier, 0, libc::EPERM, "synchronise the cores"),
-                (libc::SYS_openat, 0, libc::EMFILE, "read /proc/thread-self/maps"),
+                (libc::SYS_openat, 0, libc::EMFILE, "read /proc/self/maps"),
                 (libc::SYS_openat, 1, libc::EMFILE, "open /proc/self/task"),
                 (libc::SYS_getdents64, 0, libc::ENOMEM, "list the threads"),
                 (libc::SYS_fstat, 0, libc::EIO, "list the threads"),

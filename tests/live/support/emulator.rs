@@ -3,9 +3,13 @@
 #[path = "../../../examples/shared/emulator.rs"]
 mod shared;
 
-pub use shared::options;
 use std::path::Path;
 use std::process::Command;
+
+/// The defaults, with the emulator's threads left alone.
+pub fn options() -> midflight::Options {
+    shared::options()
+}
 
 /// Is there an emulator around this process?
 pub fn is_there() -> bool {
