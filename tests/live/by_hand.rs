@@ -2,7 +2,7 @@
 
 use crate::adds;
 use crate::support::patient;
-use midflight::{Error, Original, Transaction, replace};
+use midflight::{Error, Original, Transaction, replace_with};
 
 #[inline(never)]
 fn old_text(text: &str) -> String {
@@ -17,7 +17,9 @@ fn new_text(text: &str) -> String {
 fn a_rust_function_by_pointer() {
     assert_eq!(old_text("a"), "old a");
     // SAFETY: same type; nobody relies on the text.
-    let hook = unsafe { replace(old_text as fn(&str) -> String, new_text as fn(&str) -> String) }.unwrap();
+    let hook =
+        unsafe { replace_with(old_text as fn(&str) -> String, new_text as fn(&str) -> String, &patient()) }
+            .unwrap();
     assert_eq!(old_text("b"), "new b");
     assert_eq!(hook.original()("c"), "old c");
     let again = hook.clone();
@@ -86,7 +88,8 @@ fn a_recursive_call_in_the_body_goes_to_the_replacement_too() {
     }
     assert_eq!(sum(&[1, 2, 3]), 6);
     // SAFETY: same type.
-    let hook = unsafe { replace(sum as fn(&[u64]) -> u64, zero as fn(&[u64]) -> u64) }.unwrap();
+    let hook =
+        unsafe { replace_with(sum as fn(&[u64]) -> u64, zero as fn(&[u64]) -> u64, &patient()) }.unwrap();
     assert_eq!(sum(&[1, 2, 3]), 0);
     assert_eq!(hook.original()(&[1, 2, 3]), 1, "the original's own calls are calls of the function");
     hook.applied().rollback_with(&patient()).unwrap();
