@@ -185,11 +185,7 @@ fn kernel() -> Capability {
 }
 
 fn page_size() -> Capability {
-    // SAFETY: asks for a number.
-    match unsafe { libc::sysconf(libc::_SC_PAGESIZE) } {
-        4096 => Capability::full("4096 bytes"),
-        size => Capability::missing(format!("{size} bytes"), "only pages of 4096 bytes are supported"),
-    }
+    Capability::full(format!("{} bytes", sys::page_size()))
 }
 
 fn signal() -> Capability {
@@ -291,7 +287,7 @@ fn near(map: &Result<MemoryMap, Error>, address: u64) -> Capability {
     };
     let all = map.all().unwrap_or_default();
     let mappings = all.iter().map(|one| (one.range.start, one.range.end, one.name.as_str()));
-    let (free, largest) = plan::Occupied::new(mappings).free(&window);
+    let (free, largest) = plan::Occupied::new(transaction::HOST, mappings).free(&window);
     // A site takes a page of code and one of slots.
     if largest < 8192 {
         return Capability::missing(format!("{free} bytes in pieces that are too small"), place);

@@ -150,6 +150,8 @@ pub(crate) struct Image {
     dynamic: Option<(u64, u64)>,
     /// File offsets and lengths of the note segments.
     notes: Vec<(u64, u64)>,
+    /// File offset and length of the segment of program properties.
+    properties: Option<(u64, u64)>,
     sections: Vec<Section>,
     section_names: Vec<u8>,
 }
@@ -182,6 +184,7 @@ impl Image {
             relro: Vec::new(),
             dynamic: None,
             notes: Vec::new(),
+            properties: None,
             sections,
             section_names,
         };
@@ -255,6 +258,19 @@ impl Image {
         })
     }
 
+    /// Whether all indirect calls and jumps in it land on landing pads, so that its code may be mapped to insist on
+    /// that: aarch64's BTI (ELF for the Arm 64-bit Architecture, "Program Property").
+    pub(crate) fn has_landing_pads<S: Source + ?Sized>(&self, source: &S) -> bool {
+        const FEATURE_1_AND: u32 = 0xc000_0000;
+        const BTI: u32 = 1;
+        let Some((offset, len)) = self.properties.filter(|_| self.machine == Machine::Aarch64) else {
+            return false;
+        };
+        let notes = source.read(offset, len.min(MAX_NOTES)).unwrap_or_default();
+        let value = names::properties(&notes).and_then(|all| names::property(all, FEATURE_1_AND));
+        value.is_some_and(|value| value & BTI != 0)
+    }
+
     fn load_with_bytes(&self, address: u64, len: u64) -> Option<&Load> {
         let end = address.checked_add(len)?;
         self.loads.iter().find(|load| {
@@ -286,6 +302,7 @@ impl Image {
             }
             program_header::PT_DYNAMIC => self.dynamic = Some(in_file),
             program_header::PT_NOTE => self.notes.push(in_file),
+            program_header::PT_GNU_PROPERTY => self.properties = Some(in_file),
             program_header::PT_GNU_RELRO => self.relro.push(segment.p_vaddr..end),
             _ => {}
         }

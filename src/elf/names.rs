@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 
-use goblin::elf::note::NT_GNU_BUILD_ID;
+use goblin::elf::note::{NT_GNU_BUILD_ID, NT_GNU_PROPERTY_TYPE_0};
 
 use super::Fault;
 
@@ -61,14 +61,36 @@ impl Collector {
 }
 
 /// The build id among notes.
-pub(super) fn build_id(mut notes: &[u8]) -> Option<&[u8]> {
+pub(super) fn build_id(notes: &[u8]) -> Option<&[u8]> {
+    note(notes, NT_GNU_BUILD_ID)
+}
+
+/// The program properties among notes (`NT_GNU_PROPERTY_TYPE_0`).
+pub(super) fn properties(notes: &[u8]) -> Option<&[u8]> {
+    note(notes, NT_GNU_PROPERTY_TYPE_0)
+}
+
+/// The value of a property of the GNU extensions of the gABI: type, length, value, padded to eight bytes each.
+pub(super) fn property(mut properties: &[u8], wanted: u32) -> Option<u32> {
+    loop {
+        let (kind, rest) = number(properties)?;
+        let (len, rest) = number(rest)?;
+        if kind == wanted {
+            return number(rest.get(..4.min(len as usize))?).map(|(value, _)| value);
+        }
+        properties = rest.get((len as usize).checked_next_multiple_of(8)?..)?;
+    }
+}
+
+/// The first note of GNU's of this kind that is not empty.
+fn note(mut notes: &[u8], wanted: u32) -> Option<&[u8]> {
     loop {
         let (name_len, rest) = number(notes)?;
         let (desc_len, rest) = number(rest)?;
         let (kind, rest) = number(rest)?;
         let (name, rest) = padded(rest, name_len)?;
         let (desc, rest) = padded(rest, desc_len)?;
-        if kind == NT_GNU_BUILD_ID && name == b"GNU\0" && !desc.is_empty() {
+        if kind == wanted && name == b"GNU\0" && !desc.is_empty() {
             return Some(desc);
         }
         notes = rest;

@@ -12,6 +12,9 @@ mod run;
 pub(crate) use park::park;
 pub(crate) use run::*;
 
+/// Bytes that each has for itself: a page of the largest size that Linux has on this machine.
+pub(crate) const PAGE: u64 = if cfg!(target_arch = "x86_64") { 0x1000 } else { 0x1_0000 };
+
 /// First addresses of those pages. No target lies there.
 pub(crate) fn pages() -> [u64; 2] {
     [run as *const () as u64, park as *const () as u64]

@@ -108,6 +108,6 @@ pub(crate) unsafe extern "C" fn park(
         "mov x8, #98",
         "svc #0",
         "ret",
-        ".p2align 12",
+        ".p2align 16",
     )
 }

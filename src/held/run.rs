@@ -266,6 +266,6 @@ pub(crate) unsafe extern "C" fn run(steps: *const Step, answer: *mut i64) -> *co
         "40:",
         ".ascii \"midflight: code could not be made executable again; the process cannot go on\\n\"",
         "41:",
-        ".p2align 12",
+        ".p2align 16",
     )
 }

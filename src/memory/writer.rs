@@ -8,15 +8,16 @@
 use super::coherence;
 use super::script::Script;
 use crate::proof::Quiescent;
-use crate::sys::Errno;
+use crate::sys::{self, Errno};
 use std::ops::Range;
 
-const PAGE: u64 = 4096;
-/// Page runs of one mapping that are no farther apart than this are changed together: making a page
+/// Page runs of one mapping that are no more bytes apart than this are changed together: making a page
 /// writable that is not written costs less than another pair of system calls.
-const JOIN: u64 = 16 * PAGE;
+const JOIN: u64 = 64 << 10;
 const RW: i32 = libc::PROT_READ | libc::PROT_WRITE;
 const RX: i32 = libc::PROT_READ | libc::PROT_EXEC;
+/// PROT_BTI of asm/mman.h of aarch64.
+const GUARDED: i32 = 0x10;
 
 /// Bytes of code to be changed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,6 +28,8 @@ pub(crate) struct CodeChange {
     pub(crate) old: Vec<u8>,
     /// What will be there.
     pub(crate) new: Vec<u8>,
+    /// Is its page mapped with PROT_BTI (aarch64)?
+    pub(crate) guarded: bool,
 }
 
 /// A pointer-sized cell of data to be changed with the code.
@@ -85,11 +88,13 @@ impl Meaning {
 struct Run {
     pages: Range<u64>,
     changes: Range<usize>,
+    /// The protection that they have and get again.
+    before: i32,
 }
 
 impl Writer {
     /// Lays out the script. `changes` do not overlap, and lie on pages that are readable, executable and
-    /// not writable; `mappings` are the executable ones (start, end), sorted. Pages between two changes may be opened
+    /// not writable, guarded or not the same within a mapping; `mappings` are the executable ones (start, end), sorted. Pages between two changes may be opened
     /// along with them if `join` says so.
     pub(crate) fn prepare(
         mut changes: Vec<CodeChange>,
@@ -98,7 +103,7 @@ impl Writer {
         join: bool,
     ) -> Self {
         changes.sort_by_key(|change| change.address);
-        let runs = runs(&changes, mappings, if join { JOIN } else { 0 });
+        let runs = runs(&changes, mappings, if join { JOIN } else { 0 }, sys::page_size());
         let mut writer = Self {
             changes,
             forward: Script::default(),
@@ -159,7 +164,7 @@ impl Writer {
             for change in changes.get(run.changes.clone()).unwrap_or(&[]) {
                 forward.copy(change.address, change.new.as_ptr() as u64, change.new.len() as u64);
             }
-            forward.protect_or_die(run.pages.start, len, RX);
+            forward.protect_or_die(run.pages.start, len, run.before);
             for change in changes.get(run.changes.clone()).unwrap_or(&[]) {
                 forward.cohere(change.address, change.new.len() as u64);
             }
@@ -191,7 +196,7 @@ impl Writer {
             for change in self.changes.get(run.changes.clone()).unwrap_or(&[]) {
                 self.undo.copy(change.address, change.old.as_ptr() as u64, change.old.len() as u64);
             }
-            self.undo.protect_or_die(run.pages.start, len, RX);
+            self.undo.protect_or_die(run.pages.start, len, run.before);
             for change in self.changes.get(run.changes.clone()).unwrap_or(&[]) {
                 self.undo.cohere(change.address, change.old.len() as u64);
             }
@@ -205,24 +210,27 @@ impl Writer {
 
 fn close(run: &Run) -> Script {
     let mut script = Script::default();
-    script.protect_or_die(run.pages.start, run.pages.end - run.pages.start, RX);
+    script.protect_or_die(run.pages.start, run.pages.end - run.pages.start, run.before);
     script.finish();
     script
 }
 
 /// Which pages are changed together. Never across the end of a mapping, and never over pages that
 /// must stay executable.
-fn runs(changes: &[CodeChange], mappings: &[(u64, u64)], join: u64) -> Vec<Run> {
+fn runs(changes: &[CodeChange], mappings: &[(u64, u64)], join: u64, page: u64) -> Vec<Run> {
     let mut runs: Vec<Run> = Vec::new();
     for (number, change) in changes.iter().enumerate() {
-        let start = change.address / PAGE * PAGE;
-        let end = (change.address + change.new.len() as u64).div_ceil(PAGE) * PAGE;
+        let start = change.address / page * page;
+        let end = (change.address + change.new.len() as u64).div_ceil(page) * page;
         match runs.last_mut() {
             Some(last) if may_join(&last.pages, start, mappings, join) => {
                 last.pages.end = last.pages.end.max(end);
                 last.changes.end = number + 1;
             }
-            _ => runs.push(Run { pages: start..end, changes: number..number + 1 }),
+            _ => {
+                let before = if change.guarded { RX | GUARDED } else { RX };
+                runs.push(Run { pages: start..end, changes: number..number + 1, before });
+            }
         }
     }
     runs
@@ -247,17 +255,24 @@ mod tests {
     use super::*;
 
     fn change(address: u64, len: usize) -> CodeChange {
-        CodeChange { address, old: vec![1; len], new: vec![2; len] }
+        CodeChange { address, old: vec![1; len], new: vec![2; len], guarded: false }
     }
 
     fn joined(changes: &[CodeChange], mappings: &[(u64, u64)]) -> Vec<(Range<u64>, Range<usize>)> {
-        runs(changes, mappings, JOIN).into_iter().map(|run| (run.pages, run.changes)).collect()
+        runs(changes, mappings, JOIN, 0x1000).into_iter().map(|run| (run.pages, run.changes)).collect()
     }
 
     #[test]
     fn a_change_over_two_pages_opens_both() {
         assert_eq!(joined(&[change(0x1ffe, 6)], &[]), [(0x1000..0x3000, 0..1)]);
         assert_eq!(joined(&[change(0x1ffa, 6)], &[]), [(0x1000..0x2000, 0..1)]);
+    }
+
+    #[test]
+    fn pages_are_as_large_as_the_kernel_says() {
+        let runs = runs(&[change(0x1_fffc, 4), change(0x2_0000, 4)], &[], 0, 0x1_0000);
+        let pages: Vec<_> = runs.iter().map(|run| run.pages.clone()).collect();
+        assert_eq!(pages, [0x1_0000..0x2_0000, 0x2_0000..0x3_0000]);
     }
 
     #[test]
@@ -269,5 +284,13 @@ mod tests {
         );
         let apart = [(0x1000..0x2000, 0..2), (0x5000..0x6000, 2..3), (0x4_0000..0x4_1000, 3..4)];
         assert_eq!(joined(&changes, &[(0x1000, 0x2000), (0x5000, 0x6000)]), apart);
+    }
+
+    #[test]
+    fn pages_get_the_protection_back_that_they_had() {
+        let guarded = CodeChange { guarded: true, ..change(0x9000, 8) };
+        let runs = runs(&[change(0x1000, 4), guarded], &[], JOIN, 0x1000);
+        let protections: Vec<_> = runs.iter().map(|run| run.before).collect();
+        assert_eq!(protections, [libc::PROT_READ | libc::PROT_EXEC, libc::PROT_READ | libc::PROT_EXEC | 0x10]);
     }
 }

@@ -4,9 +4,17 @@
 use crate::arch::{self, Form, InstructionSet, Measure, Places};
 use std::ops::{Range, RangeInclusive};
 
-const PAGE: u64 = 4096;
 /// Trampolines and islands begin at such an address: the alignment that compilers give functions.
 const ALIGN: u64 = 16;
+
+/// What a block consists of, in bytes: a page, of the largest size that Linux has on such machines. (On aarch64 it is the
+/// kernel's choice; memory that is not touched costs nothing.)
+pub(super) const fn page(set: InstructionSet) -> u64 {
+    match set {
+        InstructionSet::Aarch64 => 0x1_0000,
+        _ => 0x1000,
+    }
+}
 
 /// Sites that one block serves.
 #[derive(Debug)]
@@ -41,8 +49,8 @@ impl Need<'_> {
 /// answered by its number.
 pub(crate) fn group(set: InstructionSet, needs: &[Need<'_>]) -> Result<Vec<Group>, usize> {
     // An upper bound, since a window depends on the length: all sites in one block.
-    let all_code = round(needs.iter().map(|need| need.code(set)).sum(), PAGE);
-    let bound = all_code + round(needs.len() as u64 * arch::slot_room() as u64, PAGE);
+    let all_code = round(needs.iter().map(|need| need.code(set)).sum(), page(set));
+    let bound = all_code + round(needs.len() as u64 * arch::slot_room() as u64, page(set));
     let mut order: Vec<usize> = (0..needs.len()).collect();
     order.sort_by_key(|number| needs.get(*number).map(|need| need.measure.site()));
     let mut groups: Vec<Group> = Vec::new();
@@ -65,8 +73,8 @@ pub(crate) fn group(set: InstructionSet, needs: &[Need<'_>]) -> Result<Vec<Group
     }
     for group in &mut groups {
         let members = group.members.iter().filter_map(|number| needs.get(*number));
-        group.code = round(members.map(|need| need.code(set)).sum(), PAGE);
-        group.data = round(group.members.len() as u64 * arch::slot_room() as u64, PAGE);
+        group.code = round(members.map(|need| need.code(set)).sum(), page(set));
+        group.data = round(group.members.len() as u64 * arch::slot_room() as u64, page(set));
     }
     Ok(groups)
 }
@@ -82,7 +90,7 @@ pub(crate) fn reachable(set: InstructionSet, text: &Range<u64>) -> Option<RangeI
     let last = text.end.saturating_sub(plain.len() as u64).max(text.start);
     let window = |address| {
         let measure = arch::measure(set, &arch::Function { address, bytes: plain });
-        measure.window(super::choose(set, &measure, None, &[]).ok()?, 2 * PAGE)
+        measure.window(super::choose(set, &measure, None, &[]).ok()?, 2 * page(set))
     };
     intersection(&window(text.start)?, &window(last)?)
 }
@@ -134,8 +142,8 @@ mod tests {
         let members: Vec<_> = groups.iter().map(|group| group.members.clone()).collect();
         assert_eq!(members, [vec![1, 2], vec![0]]);
         for group in &groups {
-            assert_eq!((group.code, group.data), (PAGE, PAGE));
-            assert!(group.window.contains(&(group.near - PAGE)));
+            assert_eq!((group.code, group.data), (page(SET), page(SET)));
+            assert!(group.window.contains(&(group.near - page(SET))));
         }
     }
 
@@ -164,8 +172,8 @@ mod tests {
             let window = reachable(set, &text).unwrap();
             // Less a block; the last function begins before the end.
             let (lowest, highest) = (text.end - reach, text.start + reach);
-            assert!((lowest - 8..lowest + 4 * PAGE).contains(window.start()), "{set}: {window:x?}");
-            assert!((highest - 4 * PAGE..highest).contains(window.end()), "{set}: {window:x?}");
+            assert!((lowest - 8..lowest + 4 * page(set)).contains(window.start()), "{set}: {window:x?}");
+            assert!((highest - 4 * page(set)..highest).contains(window.end()), "{set}: {window:x?}");
             assert_eq!(reachable(set, &(text.start..text.start + 3 * reach)), None);
         }
     }

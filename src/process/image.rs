@@ -150,6 +150,11 @@ impl ModuleImage {
         self.image.bytes_at(file, address, len).map(Cow::into_owned)
     }
 
+    /// Does it say that its code may be guarded?
+    pub(super) fn has_landing_pads(&self, file: &ModuleFile) -> bool {
+        self.image.has_landing_pads(file)
+    }
+
     /// How it was built, found out once.
     pub(crate) fn build(&self, file: &ModuleFile) -> &Arc<Build> {
         self.build.get_or_init(|| Arc::new(self.image.build_with(file, &self.tables)))

@@ -1,12 +1,13 @@
 //! What is loaded, and the files that were read of it: kept from one commit to the next, as long as the dynamic
 //! linker says that nothing came or went.
 
+use super::guard;
 use super::image::{FileId, ModuleFile, ModuleImage};
 use super::modules::{self, Module};
 use crate::elf::{Build, Machine};
 use crate::error::Error;
 use parking_lot::Mutex;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// A file whose tables take more bytes than this is read anew each time.
 const MOST_KEPT: usize = 8 << 20;
@@ -22,6 +23,8 @@ pub(crate) struct Loaded {
 #[derive(Debug)]
 pub(crate) struct LoadedModule {
     pub(crate) module: Module,
+    /// Found out once.
+    guarded: OnceLock<bool>,
     image: Mutex<Option<(FileId, Arc<ModuleImage>)>>,
 }
 
@@ -65,7 +68,8 @@ impl LoadedModule {
     fn new(module: Module, before: Option<&Loaded>) -> Self {
         let same = before.and_then(|before| before.modules.iter().find(|one| one.module == module));
         let image = same.and_then(|same| same.image.lock().clone());
-        Self { module, image: Mutex::new(image) }
+        let guarded = same.map(|same| same.guarded.clone()).unwrap_or_default();
+        Self { module, guarded, image: Mutex::new(image) }
     }
 
     /// Its file. Read now, unless it was before and is the same file still.
@@ -73,14 +77,19 @@ impl LoadedModule {
         let file = ModuleFile::open(&self.module)?;
         let mut known = self.image.lock();
         if let Some((_, image)) = known.as_ref().filter(|(id, _)| *id == file.id) {
-            return Ok(OpenModule { image: Arc::clone(image), file });
+            return Ok(self.opened(Arc::clone(image), file));
         }
         *known = None;
         let image = Arc::new(ModuleImage::read(&self.module, &file, machine)?);
         if image.weight() <= MOST_KEPT {
             *known = Some((file.id, Arc::clone(&image)));
         }
-        Ok(OpenModule { image, file })
+        Ok(self.opened(image, file))
+    }
+
+    fn opened(&self, image: Arc<ModuleImage>, file: ModuleFile) -> OpenModule {
+        let guarded = *self.guarded.get_or_init(|| guard::is_guarded(&self.module, &image, &file));
+        OpenModule { image, file, guarded }
     }
 }
 
@@ -89,4 +98,6 @@ impl LoadedModule {
 pub(crate) struct OpenModule {
     pub(crate) image: Arc<ModuleImage>,
     pub(crate) file: ModuleFile,
+    /// May its functions be entered by indirect calls at landing pads only?
+    pub(crate) guarded: bool,
 }

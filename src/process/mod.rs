@@ -1,6 +1,7 @@
 //! The running image: what is loaded where, and which function is meant.
 
 mod copies;
+mod guard;
 mod image;
 mod index;
 mod loaded;

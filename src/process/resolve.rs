@@ -26,6 +26,8 @@ pub(crate) struct Target {
     pub(crate) address: u64,
     /// All its bytes, as they stand in the file.
     pub(crate) bytes: Vec<u8>,
+    /// May indirect calls enter it at a landing pad only (PROT_BTI)?
+    pub(crate) guarded: bool,
     /// Run-time addresses of other symbols inside it, which may be called too; sorted.
     pub(crate) inner: Vec<u64>,
     /// Raw names of other functions that have the same code.
@@ -201,8 +203,8 @@ impl Resolver {
         let inner = image.labels_inside(function.value, function.size);
         let inner = inner.into_iter().map(|label| module.bias.wrapping_add(label)).collect();
         let build = is_rust_name(function.name()).then(|| Arc::clone(image.build(&open.file)));
-        let (name, module) = (name.to_owned(), module.path.clone());
-        let target = Target { name, symbol, module, address, bytes, inner, other_names, build };
+        let (name, module, guarded) = (name.to_owned(), module.path.clone(), open.guarded);
+        let target = Target { name, symbol, module, address, bytes, guarded, inner, other_names, build };
         Ok(HeldTarget { target: Arc::new(target), hold })
     }
 }

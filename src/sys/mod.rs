@@ -58,6 +58,12 @@ pub(crate) fn gettid() -> i32 {
     unsafe { raw::syscall(libc::SYS_gettid, [0; 6]) as i32 }
 }
 
+/// Bytes of a page of memory: 4096 on x86-64, on aarch64 that or more (getauxval(3), AT_PAGESZ).
+pub(crate) fn page_size() -> u64 {
+    // SAFETY: only asks for a number that never changes.
+    unsafe { libc::getauxval(libc::AT_PAGESZ) }
+}
+
 /// Nanoseconds of CLOCK_MONOTONIC, without the vDSO: its functions may be nobody's target, but libc's are.
 pub(crate) fn now() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };

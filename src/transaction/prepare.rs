@@ -195,7 +195,7 @@ fn map_block(group: &plan::Group) -> Result<Option<NearBlock>, Error> {
     for _ in 0..TRIES {
         let now = MemoryMap::read()?;
         let mappings = now.all()?.iter().map(|one| (one.range.start, one.range.end, one.name.as_str()));
-        let occupied = Occupied::new(mappings);
+        let occupied = Occupied::new(HOST, mappings);
         let Some(start) = occupied.find(&group.window, group.code + group.data, group.near) else {
             return Ok(None);
         };

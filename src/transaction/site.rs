@@ -143,7 +143,7 @@ impl Site {
         let bytes = self.entry_jump(set, form, replacement)?;
         work.pointers.push(PointerChange { cell: self.slot.as_ptr() as u64, value: replacement });
         let (old, new) = (self.now.bytes.clone(), bytes.clone());
-        work.code.push(CodeChange { address: self.plan.site, old, new });
+        work.code.push(self.change(old, new));
         // A site that is on is one jump: nobody can stand inside it.
         if !self.is_on() {
             work.dangers.push(self.danger());
@@ -169,7 +169,7 @@ impl Site {
         }
         let Some(below) = place.checked_sub(1).and_then(|below| self.layers.get(below)) else {
             let (old, bytes) = (self.now.bytes.clone(), self.plan.original.clone());
-            work.code.push(CodeChange { address: self.plan.site, old, new: bytes.clone() });
+            work.code.push(self.change(old, bytes.clone()));
             return Ok(Standing { form: self.plan.form, bytes });
         };
         work.pointers.push(PointerChange { cell: self.slot.as_ptr() as u64, value: below.replacement });
@@ -180,7 +180,7 @@ impl Site {
             };
             let bytes = self.entry_jump(set, form, below.replacement)?;
             let (old, new) = (self.now.bytes.clone(), bytes.clone());
-            work.code.push(CodeChange { address: self.plan.site, old, new });
+            work.code.push(self.change(old, new));
             return Ok(Standing { form, bytes });
         }
         Ok(self.now.clone())
