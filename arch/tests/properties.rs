@@ -109,7 +109,7 @@ fn places(around: u64) -> impl Strategy<Value = Places> {
 
 /// Plans everything that can be planned, and looks at it.
 fn plan_all(set: InstructionSet, bytes: &[u8], address: u64, places: &Places, to: u64) {
-    let function = Function { address, bytes };
+    let function = Function { address, bytes, guarded: false };
     let measure = measure(set, &function);
     for form in [Form::Direct, Form::Slot, Form::Island] {
         match measure.usable(form) {
@@ -176,7 +176,7 @@ fn enough_random_code_can_be_planned() {
     let mut runner = TestRunner::deterministic();
     let usable = (0..2000).filter(|_| {
         let bytes = code().new_tree(&mut runner).expect("code").current();
-        let function = Function { address: 0x40_1000, bytes: &bytes };
+        let function = Function { address: 0x40_1000, bytes: &bytes, guarded: false };
         measure(InstructionSet::X86_64, &function).usable(Form::Island).is_ok()
     });
     let usable = usable.count();
