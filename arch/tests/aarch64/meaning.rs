@@ -2,7 +2,7 @@
 //! do.
 
 use disarm64_defn::InsnClass;
-use midflight_arch::{Form, Function, InstructionSet, Places, encode, measure};
+use midflight_arch::{Form, Function, InstructionSet, Places, SitePlan, encode, measure};
 use proptest::prelude::*;
 
 use super::reference;
@@ -105,7 +105,7 @@ fn paths(code: &[u8], base: u64) -> Vec<Path> {
 }
 
 /// Words of all kinds that refer to addresses, and any others.
-fn word() -> impl Strategy<Value = u32> {
+pub(crate) fn word() -> impl Strategy<Value = u32> {
     const KINDS: [(u32, u32); 15] = [
         (0x1400_0000, 0x03ff_ffff),
         (0x5400_0000, 0x00ff_ffff),
@@ -142,6 +142,38 @@ proptest! {
     }
 }
 
+/// Checks a plan without the help of the code that made it.
+pub(crate) fn verify(function: &Function<'_>, plan: &SitePlan, trampoline: u64) {
+    let site = usize::try_from(plan.site - function.address).expect("an offset");
+    let displaced = &function.bytes[site..site + plan.original.len()];
+    assert_eq!((plan.original.len(), &plan.original[..]), (plan.entry.len(), displaced));
+    let (new, old) = (paths(&plan.trampoline, trampoline), paths(displaced, plan.site));
+    assert_eq!(new, old, "{displaced:x?} at {:x}, moved to {trampoline:x}", plan.site);
+
+    let map = &plan.pc_map;
+    let (words, _) = displaced.as_chunks();
+    let places: Vec<u64> = (0..words.len() as u64).map(|index| plan.site + index * 4).collect();
+    assert_eq!(map.entries().iter().map(|&(old, _)| old).collect::<Vec<_>>(), places);
+    for &(old, new) in map.entries() {
+        assert_eq!((map.forward(old), map.back(new)), (Some(new), Some(old)));
+    }
+    for offset in 0..displaced.len() as u64 + 4 {
+        let is_inside = offset > 0 && offset < displaced.len() as u64;
+        assert_eq!(map.inside(plan.site + offset), is_inside, "{offset}");
+    }
+    assert_eq!(map.inside_jump(), (words.len() == 2).then_some((plan.site + 4, plan.site)));
+    // All but the addresses at the end is code, and a thread may stand at any word of it.
+    let has_address = |(word, at): (&[u8; 4], &u64)| {
+        let relative = reference::relative(u32::from_le_bytes(*word), *at);
+        relative.is_some_and(|relative| matches!(relative.name(), "adr" | "adrp" | "ldr" | "ldrsw" | "prfm"))
+    };
+    let addresses = words.iter().zip(&places).filter(|&pair| has_address(pair)).count() as u64 * 8;
+    for offset in (0..plan.trampoline.len() as u64 + 4).step_by(4) {
+        let is_code = offset < plan.trampoline.len() as u64 - addresses;
+        assert_eq!(map.back(trampoline + offset).is_some(), is_code, "{offset}");
+    }
+}
+
 /// Plans a function of one word, and one that signs first on a guarded page, with their parts at `block`, and plays
 /// them. Whether it could be planned.
 fn compare(word: u32, address: u64, block: u64) -> bool {
@@ -156,9 +188,7 @@ fn compare_function(words: &[u32], guarded: bool, address: u64, block: u64) -> b
     let measure = measure(InstructionSet::Aarch64, &function);
     let places = Places { trampoline: block, island: block + 64, slot: block + 128 };
     if let Ok(plan) = encode(&measure, Form::Island, &places, 0) {
-        let site = usize::try_from(plan.site - address).expect("an offset");
-        let (new, old) = (paths(&plan.trampoline, block), paths(&bytes[site..], plan.site));
-        assert_eq!(new, old, "{words:x?} at {address:x}, moved to {block:x}");
+        verify(&function, &plan, block);
         return true;
     }
     if let Some(window) = measure.window(Form::Island, 256) {

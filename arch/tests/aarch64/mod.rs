@@ -4,7 +4,7 @@ mod branches;
 mod edges;
 mod golden;
 mod loads;
-mod meaning;
+pub(crate) mod meaning;
 mod pads;
 mod reads_back;
 mod reference;
