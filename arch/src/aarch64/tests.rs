@@ -66,6 +66,23 @@ fn relative_is_what_another_decoder_calls_relative_for_all_words() {
     });
 }
 
+/// What a refusal calls the word. Prefetch operations stay numbers, and two conditions have two names each.
+#[test]
+fn texts_are_those_of_another_decoder() {
+    let mut seen = 0;
+    for upper in 0..1u32 << 16 {
+        let value = upper << 16 | upper.wrapping_mul(0x9e37_79b9) >> 16;
+        let Some(relative) = reference::relative(value, AT).filter(|word| word.name() != "prfm") else {
+            continue;
+        };
+        let theirs = reference::text(value, AT).expect("a known word");
+        let theirs = theirs.replace(".cs ", ".hs ").replace(".cc ", ".lo ");
+        assert_eq!(Word::decode(value, AT).to_string(), theirs, "{value:#010x} {relative:?}");
+        seen += 1;
+    }
+    assert!(seen > 8000, "{seen}");
+}
+
 /// Also where the targets wrap around the ends of the address space.
 #[test]
 fn targets_wrap_around() {
