@@ -6,6 +6,7 @@ use proptest::prelude::*;
 
 use super::decode::{Kind, Word};
 use super::reference::{self, Relative};
+use crate::Function;
 
 const AT: u64 = 0x4000_0000_1ffc;
 
@@ -107,6 +108,38 @@ proptest! {
             assert_eq!(Word::decode(value, at & !3).target(), theirs, "{value:#010x}");
         }
     }
+}
+
+/// No site has two words that refer to addresses yet, but a trampoline may.
+#[test]
+fn a_trampoline_of_several_relative_words() {
+    // cbz x0, .+0x40; ldr q7, .+0x40; tbz w1, #0, .+0x40; adr x2, .+0x40
+    let words = [0xb400_0200u32, 0x9c00_0207, 0x3600_0201, 0x1000_0202];
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let function = Function { address: 0x1000, bytes: &bytes, guarded: false };
+    let displaced = super::displace::displace(&function, 0, 4).expect("movable words");
+    let (code, map) = super::trampoline(0x1000, false, &displaced, 0x2000).expect("in reach");
+    let (words, addresses) = code.as_chunks::<4>().0.split_at(8);
+    let texts = words
+        .iter()
+        .zip((0x2000..).step_by(4))
+        .map(|(word, at)| reference::text(u32::from_le_bytes(*word), at).expect("a known word"));
+    let expected = [
+        "cbz x0, 0x2018",
+        "ldr x16, 0x2020",
+        "ldr q7, [x16]",
+        "tbz w1, #0, 0x201c",
+        "ldr x2, 0x2028",
+        "b 0x1010",
+        "b 0x1040",
+        "b 0x1048",
+    ];
+    assert_eq!(texts.collect::<Vec<_>>(), expected);
+    assert_eq!(addresses.concat(), [0x1044u64, 0x104c].map(u64::to_le_bytes).concat());
+    assert_eq!((code.len(), displaced.span), (displaced.room, 16));
+    assert_eq!(map.entries(), [(0x1000, 0x2000), (0x1004, 0x2004), (0x1008, 0x200c), (0x100c, 0x2010)]);
+    let back = [0x2008, 0x2014, 0x2018, 0x201c, 0x2020].map(|pc| map.back(pc));
+    assert_eq!(back, [Some(0x1004), Some(0x1010), Some(0x1040), Some(0x1048), None]);
 }
 
 /// A load through a register does what the load from a literal does.
