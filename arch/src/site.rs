@@ -110,7 +110,8 @@ impl Measure {
         self.set
     }
 
-    /// Address of the first byte to be overwritten; a landing pad before it stays.
+    /// Address of the first byte to be overwritten. A landing pad before it stays; one that does more than that
+    /// (`paciasp` on a guarded page) is displaced, and the entry jump begins with another.
     pub fn site(&self) -> u64 {
         self.site
     }
