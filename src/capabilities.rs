@@ -287,7 +287,7 @@ fn near(map: &Result<MemoryMap, Error>, address: u64) -> Capability {
     };
     let all = map.all().unwrap_or_default();
     let mappings = all.iter().map(|one| (one.range.start, one.range.end, one.name.as_str()));
-    let (free, largest) = plan::Occupied::new(transaction::HOST, mappings).free(&window);
+    let (free, largest) = plan::Occupied::new(HOST, mappings).free(&window);
     // A site takes a page of code and one of slots.
     if largest < 8192 {
         return Capability::missing(format!("{free} bytes in pieces that are too small"), place);

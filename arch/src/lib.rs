@@ -15,7 +15,7 @@
 //!
 //! // xor eax, eax; cmp dword ptr [rip+0x1000], 5; ret
 //! let bytes = [0x31, 0xc0, 0x83, 0x3d, 0x00, 0x10, 0x00, 0x00, 0x05, 0xc3];
-//! let function = Function { address: 0x40_1000, bytes: &bytes };
+//! let function = Function { address: 0x40_1000, bytes: &bytes, guarded: false };
 //!
 //! let measured = measure(InstructionSet::X86_64, &function);
 //! let displaced = measured.usable(Form::Slot).map_err(Refusal::clone)?;
@@ -43,5 +43,5 @@ mod x86_64;
 pub use refusal::Refusal;
 pub use site::{
     Displaced, DisplacedInstruction, Form, Function, InstructionSet, Measure, PcMap, Places, SitePlan,
-    encode, entry_jump, island_room, measure, slot_room,
+    encode, island_room, measure, slot_room,
 };

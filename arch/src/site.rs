@@ -32,6 +32,9 @@ pub struct Function<'a> {
     pub address: u64,
     /// All of its bytes, as many as its symbol says.
     pub bytes: &'a [u8],
+    /// Whether its page is mapped with `PROT_BTI`, so that indirect calls may only land on a landing pad. There is no
+    /// such protection on x86-64.
+    pub guarded: bool,
 }
 
 /// How an entry jump gets to the replacement.
@@ -93,6 +96,8 @@ pub struct DisplacedInstruction {
 pub struct Measure {
     pub(crate) set: InstructionSet,
     pub(crate) site: u64,
+    /// Whether the entry jump begins with a landing pad, in place of a displaced one.
+    pub(crate) pad: bool,
     pub(crate) indirect_jump: bool,
     pub(crate) direct: Result<Displaced, Refusal>,
     pub(crate) slot: Result<Displaced, Refusal>,
@@ -105,9 +110,16 @@ impl Measure {
         self.set
     }
 
-    /// Address of the first byte to be overwritten; a landing pad before it stays.
+    /// Address of the first byte to be overwritten. A landing pad before it stays; one that does more than that
+    /// (`paciasp` on a guarded page) is displaced, and the entry jump begins with another.
     pub fn site(&self) -> u64 {
         self.site
+    }
+
+    /// The bytes of an entry jump alone, whether or not the form can be used: `to` is the replacement (direct), the slot
+    /// (slot) or the island (island).
+    pub fn entry_jump(&self, form: Form, to: u64) -> Result<Vec<u8>, Refusal> {
+        entry_jump(self.set, form, self.site, self.pad, to)
     }
 
     /// Whether the function jumps to an address that it computes, as with a jump table. Where such a jump
@@ -136,11 +148,13 @@ impl Measure {
     /// The site can be switched to the island form later without leaving this range.
     pub fn window(&self, form: Form, len: u64) -> Option<RangeInclusive<u64>> {
         let displaced = self.usable(form).ok()?;
-        let entries = match self.set {
-            InstructionSet::X86_64 => x86_64::entry_reaches(form),
-            InstructionSet::Aarch64 => aarch64::entry_reaches(),
+        let (from, entries) = match self.set {
+            InstructionSet::X86_64 => (self.site, x86_64::entry_reaches(form)),
+            InstructionSet::Aarch64 => {
+                (aarch64::branch_of_entry(self.site, self.pad), aarch64::entry_reaches())
+            }
         };
-        let entries = entries.iter().map(|&reach| Need::Into { from: self.site, reach });
+        let entries = entries.iter().map(|&reach| Need::Into { from, reach });
         reach::window(entries.chain(displaced.needs.iter().copied()), len)
     }
 }
@@ -173,6 +187,16 @@ pub struct SitePlan {
     pub island: Vec<u8>,
     /// Which address in the trampoline stands for which in the site.
     pub pc_map: PcMap,
+    pub(crate) set: InstructionSet,
+    pub(crate) pad: bool,
+}
+
+impl SitePlan {
+    /// The entry jump alone, as long as the plan's, for a site that is on and is to go elsewhere: `to` is the
+    /// replacement (direct), the slot (slot) or the island (island).
+    pub fn entry_jump(&self, form: Form, to: u64) -> Result<Vec<u8>, Refusal> {
+        entry_jump(self.set, form, self.site, self.pad, to)
+    }
 }
 
 /// Which address in the trampoline stands for which in the function.
@@ -185,6 +209,7 @@ pub struct PcMap {
     pub(crate) site: u64,
     pub(crate) overwritten: u64,
     pub(crate) repeatable: bool,
+    pub(crate) inside_jump: Option<(u64, u64)>,
 }
 
 impl PcMap {
@@ -206,6 +231,13 @@ impl PcMap {
     pub fn inside(&self, pc: u64) -> bool {
         let offset = pc.wrapping_sub(self.site);
         offset < self.overwritten && (offset > 0 || self.repeatable)
+    }
+
+    /// The second instruction of an entry jump that is two, and where a thread that stands there goes on when the jump
+    /// is taken away. The first is a landing pad then and has done nothing, so the thread begins at the entry again;
+    /// what was displaced has not run yet.
+    pub fn inside_jump(&self) -> Option<(u64, u64)> {
+        self.inside_jump
     }
 
     /// Old and new address of each displaced instruction, sorted.
@@ -243,10 +275,10 @@ pub fn encode(measure: &Measure, form: Form, places: &Places, replacement: u64) 
     let (set, site) = (measure.set, measure.site);
     check_places(set, site, displaced, places)?;
 
-    let through_island = entry_jump(set, Form::Island, site, places.island)?;
+    let through_island = measure.entry_jump(Form::Island, places.island)?;
     let entry = match form {
-        Form::Direct => entry_jump(set, form, site, replacement)?,
-        Form::Slot => entry_jump(set, form, site, places.slot)?,
+        Form::Direct => measure.entry_jump(form, replacement)?,
+        Form::Slot => measure.entry_jump(form, places.slot)?,
         Form::Island => through_island,
     };
     let (island, (trampoline, pc_map)) = match set {
@@ -256,19 +288,17 @@ pub fn encode(measure: &Measure, form: Form, places: &Places, replacement: u64) 
         ),
         InstructionSet::Aarch64 => (
             aarch64::island(places.island, places.slot)?,
-            aarch64::trampoline(site, displaced, places.trampoline)?,
+            aarch64::trampoline(site, measure.pad, displaced, places.trampoline)?,
         ),
     };
     let original = displaced.bytes.iter().copied().take(entry.len()).collect();
-    Ok(SitePlan { form, site, original, entry, trampoline, island, pc_map })
+    Ok(SitePlan { form, site, original, entry, trampoline, island, pc_map, set, pad: measure.pad })
 }
 
-/// The entry jump alone, for a site that is on and is to go elsewhere: `to` is the replacement (direct), the
-/// slot (slot) or the island (island).
-pub fn entry_jump(set: InstructionSet, form: Form, site: u64, to: u64) -> Result<Vec<u8>, Refusal> {
+fn entry_jump(set: InstructionSet, form: Form, site: u64, pad: bool, to: u64) -> Result<Vec<u8>, Refusal> {
     match set {
         InstructionSet::X86_64 => x86_64::entry_jump(form, site, to),
-        InstructionSet::Aarch64 => aarch64::entry_jump(form, site, to),
+        InstructionSet::Aarch64 => aarch64::entry_jump(form, site, pad, to),
     }
 }
 

@@ -3,6 +3,7 @@
 use midflight_arch::{Form, Function, InstructionSet, Places, encode, measure};
 use proptest::prelude::*;
 
+use crate::aarch64::meaning::{verify as verify_words, word};
 use crate::support::{hex, verify};
 
 /// Instructions to make functions of; `????????` and `??` stand for any distance.
@@ -108,9 +109,9 @@ fn places(around: u64) -> impl Strategy<Value = Places> {
 }
 
 /// Plans everything that can be planned, and looks at it.
-fn plan_all(set: InstructionSet, bytes: &[u8], address: u64, places: &Places, to: u64) {
-    let function = Function { address, bytes };
-    let measure = measure(set, &function);
+fn plan_all(set: InstructionSet, function: &Function<'_>, places: &Places, to: u64) {
+    let Function { address, bytes, .. } = *function;
+    let measure = measure(set, function);
     for form in [Form::Direct, Form::Slot, Form::Island] {
         match measure.usable(form) {
             Err(refusal) => {
@@ -122,7 +123,7 @@ fn plan_all(set: InstructionSet, bytes: &[u8], address: u64, places: &Places, to
                 assert!(measure.trampoline_room(form) > 0);
             }
         }
-        check(&function, &measure, form, places, to);
+        check(function, &measure, form, places, to);
         // In the middle and at the ends of the window everything that is near can be encoded.
         if let Some(window) = measure.window(form, 0x1000) {
             let middle = window.start() + (window.end() - window.start()) / 2;
@@ -130,7 +131,7 @@ fn plan_all(set: InstructionSet, bytes: &[u8], address: u64, places: &Places, to
                 let near = Places { trampoline: start, island: start + 0x800, slot: start + 0xff8 };
                 let apart = start > address.saturating_add(bytes.len() as u64) || start + 0x1000 <= address;
                 if window.contains(&start) && apart {
-                    let planned = check(&function, &measure, form, &near, address);
+                    let planned = check(function, &measure, form, &near, address);
                     assert!(planned, "{form} at {start:#x}: {:?}", encode(&measure, form, &near, address));
                 }
             }
@@ -146,8 +147,10 @@ fn check(
     to: u64,
 ) -> bool {
     let plan = encode(measure, form, places, to);
-    if let (Ok(plan), InstructionSet::X86_64) = (&plan, measure.set()) {
-        verify(function, measure, plan, places, to);
+    match (&plan, measure.set()) {
+        (Ok(plan), InstructionSet::X86_64) => verify(function, measure, plan, places, to),
+        (Ok(plan), _) => verify_words(function, plan, places.trampoline),
+        (Err(_), _) => {}
     }
     plan.is_ok()
 }
@@ -158,14 +161,27 @@ proptest! {
     #[test]
     fn plans_of_code((address, places) in address().prop_flat_map(|a| (Just(a), places(a))),
                      bytes in code(), to in any::<u64>()) {
-        plan_all(InstructionSet::X86_64, &bytes, address, &places, to);
+        let function = Function { address, bytes: &bytes, guarded: false };
+        plan_all(InstructionSet::X86_64, &function, &places, to);
+    }
+
+    #[test]
+    fn plans_of_words(
+        (address, places) in address().prop_flat_map(|a| (Just(a), places(a))),
+        words in prop::collection::vec(word(), 0..16), first in 0..4usize, guarded: bool, to in any::<u64>(),
+    ) {
+        let first = [None, Some(0xd503_233f), Some(0xd503_237f), Some(0xd503_245f)][first];
+        let bytes: Vec<u8> = first.into_iter().chain(words).flat_map(u32::to_le_bytes).collect();
+        let function = Function { address: address & !3, bytes: &bytes, guarded };
+        plan_all(InstructionSet::Aarch64, &function, &places, to & !3);
     }
 
     #[test]
     fn plans_of_anything((address, places) in address().prop_flat_map(|a| (Just(a), places(a))),
                          bytes in prop::collection::vec(any::<u8>(), 0..64), to in any::<u64>()) {
-        plan_all(InstructionSet::X86_64, &bytes, address, &places, to);
-        plan_all(InstructionSet::Aarch64, &bytes, address, &places, to);
+        let function = Function { address, bytes: &bytes, guarded: true };
+        plan_all(InstructionSet::X86_64, &function, &places, to);
+        plan_all(InstructionSet::Aarch64, &function, &places, to);
     }
 }
 
@@ -176,7 +192,7 @@ fn enough_random_code_can_be_planned() {
     let mut runner = TestRunner::deterministic();
     let usable = (0..2000).filter(|_| {
         let bytes = code().new_tree(&mut runner).expect("code").current();
-        let function = Function { address: 0x40_1000, bytes: &bytes };
+        let function = Function { address: 0x40_1000, bytes: &bytes, guarded: false };
         measure(InstructionSet::X86_64, &function).usable(Form::Island).is_ok()
     });
     let usable = usable.count();

@@ -2,8 +2,7 @@
 
 use iced_x86::{Decoder, DecoderOptions, Formatter, Instruction, IntelFormatter, OpKind};
 use midflight_arch::{
-    Form, Function, InstructionSet, Measure, Places, Refusal, SitePlan, encode, entry_jump, island_room,
-    measure,
+    Form, Function, InstructionSet, Measure, Places, Refusal, SitePlan, encode, island_room, measure,
 };
 
 /// Where the function of a test is.
@@ -33,12 +32,12 @@ pub(crate) fn to_hex(bytes: &[u8]) -> String {
 }
 
 pub(crate) fn measured(text: &str) -> Measure {
-    measure(InstructionSet::X86_64, &Function { address: AT, bytes: &hex(text) })
+    measure(InstructionSet::X86_64, &Function { address: AT, bytes: &hex(text), guarded: false })
 }
 
 pub(crate) fn planned(text: &str, form: Form) -> SitePlan {
     let bytes = hex(text);
-    let function = Function { address: AT, bytes: &bytes };
+    let function = Function { address: AT, bytes: &bytes, guarded: false };
     let measure = measure(InstructionSet::X86_64, &function);
     let to = if form == Form::Direct { PLACES.slot + 0x1000 } else { FAR };
     let plan = encode(&measure, form, &PLACES, to).unwrap_or_else(|refusal| panic!("{text}: {refusal}"));
@@ -101,7 +100,8 @@ pub(crate) fn verify(function: &Function<'_>, measure: &Measure, plan: &SitePlan
         Form::Slot => places.slot,
         _ => places.island,
     };
-    assert_eq!(entry_jump(measure.set(), plan.form, plan.site, goal).as_ref(), Ok(&plan.entry));
+    assert_eq!(plan.entry_jump(plan.form, goal).as_ref(), Ok(&plan.entry));
+    assert_eq!(plan.pc_map.inside_jump(), None);
     let entry = decode(&plan.entry, plan.site)[0];
     let reached =
         if plan.form == Form::Slot { entry.ip_rel_memory_address() } else { entry.near_branch_target() };

@@ -1,7 +1,7 @@
 //! How far a near block may be away: at the edge everything can be encoded, one byte beyond it cannot.
 
 use midflight_arch::{
-    Form, Function, InstructionSet, Measure, Places, Refusal, encode, entry_jump, island_room, measure,
+    Form, Function, InstructionSet, Measure, Places, Refusal, encode, island_room, measure,
 };
 
 use crate::support::{AT, hex};
@@ -11,7 +11,7 @@ const GIB2: u64 = 1 << 31;
 const FAR: u64 = 0x7f00_0000_0000;
 
 fn measured(text: &str, address: u64) -> Measure {
-    measure(InstructionSet::X86_64, &Function { address, bytes: &hex(text) })
+    measure(InstructionSet::X86_64, &Function { address, bytes: &hex(text), guarded: false })
 }
 
 /// Trampoline first, slot last in a block at `start`.
@@ -65,7 +65,7 @@ fn the_window_is_no_smaller_than_it_has_to_be() {
     let window = measure.window(Form::Island, 0x1000).expect("a window");
     // Down: the entry jump ends at +5 and reaches the first byte; the jump back is at the start of the block.
     assert_eq!(*window.start(), HIGH + 5 - GIB2);
-    let island = |to| entry_jump(InstructionSet::X86_64, Form::Island, HIGH, to);
+    let island = |to| measure.entry_jump(Form::Island, to);
     assert!(island(*window.start()).is_ok() && island(window.start() - 1).is_err());
     // Up: the jump back may end with the block.
     assert_eq!(*window.end(), HIGH + 5 + GIB2 - 0x1000);
@@ -107,10 +107,10 @@ fn windows_end_with_the_address_space() {
 
 #[test]
 fn entry_jumps_reach_exactly_as_far_as_they_can() {
-    let set = InstructionSet::X86_64;
+    let measure = measured("90*6 c3", HIGH);
     for (form, length) in [(Form::Direct, 5), (Form::Slot, 6), (Form::Island, 5)] {
         let base = HIGH + length;
-        let jump = |to| entry_jump(set, form, HIGH, to);
+        let jump = |to| measure.entry_jump(form, to);
         assert_eq!(jump(base - GIB2).expect("in reach")[length as usize - 4..], [0, 0, 0, 0x80]);
         assert_eq!(jump(base + GIB2 - 1).expect("in reach")[length as usize - 4..], [0xff, 0xff, 0xff, 0x7f]);
         assert!(matches!(jump(base - GIB2 - 1), Err(Refusal::OutOfReach { .. })));
@@ -118,7 +118,7 @@ fn entry_jumps_reach_exactly_as_far_as_they_can() {
         assert!(refusal.to_string().contains("+0x80000000"), "{refusal}");
         assert!(jump(u64::MAX).is_err() && jump(0).is_err());
     }
-    assert!(entry_jump(set, Form::Direct, u64::MAX - 2, 0x10).is_err(), "no wrapping around");
+    assert!(measured("90", u64::MAX - 2).entry_jump(Form::Direct, 0x10).is_err(), "no wrapping around");
 }
 
 #[test]

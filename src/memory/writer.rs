@@ -291,6 +291,9 @@ mod tests {
         let guarded = CodeChange { guarded: true, ..change(0x9000, 8) };
         let runs = runs(&[change(0x1000, 4), guarded], &[], JOIN, 0x1000);
         let protections: Vec<_> = runs.iter().map(|run| run.before).collect();
-        assert_eq!(protections, [libc::PROT_READ | libc::PROT_EXEC, libc::PROT_READ | libc::PROT_EXEC | 0x10]);
+        assert_eq!(
+            protections,
+            [libc::PROT_READ | libc::PROT_EXEC, libc::PROT_READ | libc::PROT_EXEC | 0x10]
+        );
     }
 }

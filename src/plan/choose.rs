@@ -1,7 +1,7 @@
 //! Which form a site takes, and which sites cannot stand together.
 #![forbid(unsafe_code)]
 
-use crate::arch::{self, Form, InstructionSet, Measure, Refusal};
+use crate::arch::{Form, Measure, Refusal};
 use std::collections::BTreeMap;
 
 /// Why no form can be used.
@@ -16,13 +16,8 @@ pub(crate) enum NoForm {
 /// The form for a replacement at `replacement`, cheapest call first: a direct jump where it reaches;
 /// else through the slot at once; else through an island. With no address known, the far forms count.
 /// `inner` are addresses behind the function's first byte at which it may be entered too.
-pub(crate) fn choose(
-    set: InstructionSet,
-    measure: &Measure,
-    replacement: Option<u64>,
-    inner: &[u64],
-) -> Result<Form, NoForm> {
-    let direct = replacement.filter(|to| reaches(set, measure.site(), *to)).map(|_| Form::Direct);
+pub(crate) fn choose(measure: &Measure, replacement: Option<u64>, inner: &[u64]) -> Result<Form, NoForm> {
+    let direct = replacement.filter(|to| measure.entry_jump(Form::Direct, *to).is_ok()).map(|_| Form::Direct);
     let forms = direct.into_iter().chain([Form::Slot, Form::Island]);
     let mut refused = None;
     for form in forms {
@@ -39,11 +34,6 @@ pub(crate) fn choose(
         };
     }
     Err(refused.unwrap_or(NoForm::EnteredAt(measure.site())))
-}
-
-/// Can a direct entry jump at `site` reach `to`?
-pub(crate) fn reaches(set: InstructionSet, site: u64, to: u64) -> bool {
-    arch::entry_jump(set, Form::Direct, site, to).is_ok()
 }
 
 /// The first two of the sites (number, first byte, bytes overwritten) that overlap.
@@ -63,12 +53,16 @@ pub(crate) fn overlap(sites: impl Iterator<Item = (usize, u64, u64)>) -> Option<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::arch::{Function, measure};
+    use crate::arch::{Function, InstructionSet, measure};
 
     const SET: InstructionSet = InstructionSet::X86_64;
 
     fn form(bytes: &[u8], replacement: Option<u64>) -> Result<Form, NoForm> {
-        choose(SET, &measure(SET, &Function { address: 0x5500_0000_0000, bytes }), replacement, &[])
+        choose(
+            &measure(SET, &Function { address: 0x5500_0000_0000, bytes, guarded: false }),
+            replacement,
+            &[],
+        )
     }
 
     #[test]
@@ -85,8 +79,8 @@ mod tests {
     #[test]
     fn no_site_over_another_entry() {
         let long = [0x31, 0xc0, 0x31, 0xc0, 0x31, 0xc0, 0x31, 0xc0, 0xc3];
-        let measure = measure(SET, &Function { address: 0x5500_0000_0000, bytes: &long });
-        let form = |inner: u64| choose(SET, &measure, None, &[0x5500_0000_0000 + inner]);
+        let measure = measure(SET, &Function { address: 0x5500_0000_0000, bytes: &long, guarded: false });
+        let form = |inner: u64| choose(&measure, None, &[0x5500_0000_0000 + inner]);
         assert_eq!(form(2), Err(NoForm::EnteredAt(0x5500_0000_0002)));
         assert_eq!(form(5), Ok(Form::Island));
         assert_eq!(form(6), Ok(Form::Slot));

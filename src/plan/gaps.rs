@@ -95,7 +95,8 @@ mod tests {
         let find = |window: RangeInclusive<u64>, lines: [(u64, u64, &str); 2]| {
             Occupied::new(InstructionSet::Aarch64, lines.into_iter()).find(&window, 0x2_0000, *window.start())
         };
-        let large = [(0xaaaa_0000_0000, 0xaaaa_0010_0000, "/bin/x"), (0xffff_f000_0000, 0xffff_f002_0000, "[stack]")];
+        let large =
+            [(0xaaaa_0000_0000, 0xaaaa_0010_0000, "/bin/x"), (0xffff_f000_0000, 0xffff_f002_0000, "[stack]")];
         assert_eq!(find(0xaaaa_0000_1000..=u64::MAX, large), Some(0xaaaa_0010_0000));
         assert_eq!(find(0xaaaa_0010_0001..=u64::MAX, large), Some(0xaaaa_0011_0000));
         let small = [(0x55_5555_0000, 0x55_5556_0000, "/bin/x"), (0x7f_f000_0000, 0x7f_f002_0000, "[stack]")];

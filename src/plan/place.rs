@@ -89,8 +89,8 @@ pub(crate) fn reachable(set: InstructionSet, text: &Range<u64>) -> Option<RangeI
     };
     let last = text.end.saturating_sub(plain.len() as u64).max(text.start);
     let window = |address| {
-        let measure = arch::measure(set, &arch::Function { address, bytes: plain });
-        measure.window(super::choose(set, &measure, None, &[]).ok()?, 2 * page(set))
+        let measure = arch::measure(set, &arch::Function { address, bytes: plain, guarded: false });
+        measure.window(super::choose(&measure, None, &[]).ok()?, 2 * page(set))
     };
     intersection(&window(text.start)?, &window(last)?)
 }
@@ -130,7 +130,10 @@ mod tests {
     const CODE: &[u8] = &[0x55, 0x48, 0x89, 0xe5, 0x53, 0x41, 0x54, 0x31, 0xc0, 0xc3];
 
     fn measures(addresses: &[u64]) -> Vec<Measure> {
-        addresses.iter().map(|address| measure(SET, &Function { address: *address, bytes: CODE })).collect()
+        addresses
+            .iter()
+            .map(|address| measure(SET, &Function { address: *address, bytes: CODE, guarded: false }))
+            .collect()
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use super::common::commit_lock;
 use super::registry::{Entry, Held, Owned, Registry, next_id};
 use super::site::{Layer, Standing, Work};
-use super::{Change, HOST, Request, fork, prepare};
+use super::{Change, Request, fork, prepare};
 use crate::error::Error;
 use crate::memory::{self, CodeChange, WriteFailure, Writer};
 use crate::options::Options;
@@ -79,9 +79,10 @@ impl Session {
         let mut work = Work::default();
         for (_, address) in &entry.functions {
             if let Some(site) = self.registry.sites.get(address) {
-                standing.insert(*address, site.take_off(HOST, entry.id, &mut work)?);
+                standing.insert(*address, site.take_off(entry.id, &mut work)?);
             }
         }
+        work.dangers.sort_by_key(|danger| danger.range.start);
         let held = carry_out(work, &self.options, &[], &MemoryMap::lazy())?;
         // Dropped when the registry is up to date: destructors of a library may run, and ask what is on.
         let mut unused = Vec::new();

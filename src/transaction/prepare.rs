@@ -42,7 +42,7 @@ pub(super) fn prepare(
     for change in changes {
         let target = &change.target.target;
         let Some(site) = registry.sites.get(&target.address) else { continue };
-        standing.push(site.put_on(HOST, change.replacement, &mut work)?);
+        standing.push(site.put_on(change.replacement, &mut work)?);
         if let Some(cell) = change.original.get() {
             publish(cell, site.original_of_next());
         }
@@ -53,9 +53,12 @@ pub(super) fn prepare(
 
 /// Measures a target for a replacement at `replacement`, or at an unknown place.
 pub(super) fn measure(target: &Target, replacement: Option<u64>) -> Result<(Measure, Form), Error> {
-    let measure = arch::measure(HOST, &Function { address: target.address, bytes: &target.bytes });
+    let measure = arch::measure(
+        HOST,
+        &Function { address: target.address, bytes: &target.bytes, guarded: target.guarded },
+    );
     let (name, address) = (target.name.clone(), target.address);
-    match plan::choose(HOST, &measure, replacement, &target.inner) {
+    match plan::choose(&measure, replacement, &target.inner) {
         Ok(form) => Ok((measure, form)),
         Err(NoForm::Refused(refusal)) => Err(Error::Refused { target: name, address, refusal }),
         Err(NoForm::EnteredAt(other_address)) => {

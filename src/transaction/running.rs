@@ -102,7 +102,8 @@ fn check_pages(target: &Target, map: &MemoryMap) -> Result<(), Error> {
         }
         place = mapping.range.end;
     }
-    let ours = crate::held::pages().into_iter().any(|page| page < end && target.address < page + crate::held::PAGE);
+    let ours =
+        crate::held::pages().into_iter().any(|page| page < end && target.address < page + crate::held::PAGE);
     if ours {
         return Err(not_a_function("code of midflight that runs during a commit".into()));
     }

@@ -1,7 +1,7 @@
 //! A site that exists: its trampoline, island and slot, the layers on it, and what has to be written to
 //! put a layer on or take it off. Knows what to write, writes nothing.
 
-use crate::arch::{self, Form, InstructionSet, SitePlan};
+use crate::arch::{self, Form, SitePlan};
 use crate::error::Error;
 use crate::memory::{CodeChange, PointerChange};
 use crate::process::{ModuleHold, Target};
@@ -100,7 +100,9 @@ impl Site {
 
     /// Can it serve `target` again?
     pub(super) fn serves(&self, target: &Target) -> bool {
-        self.target.address == target.address && self.target.bytes == target.bytes
+        self.target.address == target.address
+            && self.target.bytes == target.bytes
+            && self.target.guarded == target.guarded
     }
 
     /// Do its overwritten bytes overlap `start..start + len`?
@@ -125,26 +127,21 @@ impl Site {
     }
 
     /// Notes in `work` what puts `replacement` on top, and answers what stands at the site then.
-    pub(super) fn put_on(
-        &self,
-        set: InstructionSet,
-        replacement: u64,
-        work: &mut Work,
-    ) -> Result<Standing, Error> {
+    pub(super) fn put_on(&self, replacement: u64, work: &mut Work) -> Result<Standing, Error> {
         if self.is_on() && self.now.form != Form::Direct {
             work.pointers.push(PointerChange { cell: self.slot.as_ptr() as u64, value: replacement });
             return Ok(self.now.clone());
         }
         let form = match self.plan.form {
             Form::Slot => Form::Slot,
-            _ if arch::entry_jump(set, Form::Direct, self.plan.site, replacement).is_ok() => Form::Direct,
+            _ if self.plan.entry_jump(Form::Direct, replacement).is_ok() => Form::Direct,
             _ => Form::Island,
         };
-        let bytes = self.entry_jump(set, form, replacement)?;
+        let bytes = self.entry_jump(form, replacement)?;
         work.pointers.push(PointerChange { cell: self.slot.as_ptr() as u64, value: replacement });
         let (old, new) = (self.now.bytes.clone(), bytes.clone());
         work.code.push(self.change(old, new));
-        // A site that is on is one jump: nobody can stand inside it.
+        // Inside a jump that is on, a thread stands before its last instruction, and runs that of the new one.
         if !self.is_on() {
             work.dangers.push(self.danger());
         }
@@ -152,12 +149,7 @@ impl Site {
     }
 
     /// Notes in `work` what takes the layer of `entry` off, and answers what stands at the site then.
-    pub(super) fn take_off(
-        &self,
-        set: InstructionSet,
-        entry: u64,
-        work: &mut Work,
-    ) -> Result<Standing, Error> {
+    pub(super) fn take_off(&self, entry: u64, work: &mut Work) -> Result<Standing, Error> {
         let Some(place) = self.layers.iter().position(|layer| layer.entry == entry) else {
             return Ok(self.now.clone());
         };
@@ -170,15 +162,16 @@ impl Site {
         let Some(below) = place.checked_sub(1).and_then(|below| self.layers.get(below)) else {
             let (old, bytes) = (self.now.bytes.clone(), self.plan.original.clone());
             work.code.push(self.change(old, bytes.clone()));
+            work.dangers.extend(self.danger_of_jump());
             return Ok(Standing { form: self.plan.form, bytes });
         };
         work.pointers.push(PointerChange { cell: self.slot.as_ptr() as u64, value: below.replacement });
         if self.now.form == Form::Direct {
-            let form = match arch::entry_jump(set, Form::Direct, self.plan.site, below.replacement) {
+            let form = match self.plan.entry_jump(Form::Direct, below.replacement) {
                 Ok(_) => Form::Direct,
                 Err(_) => Form::Island,
             };
-            let bytes = self.entry_jump(set, form, below.replacement)?;
+            let bytes = self.entry_jump(form, below.replacement)?;
             let (old, new) = (self.now.bytes.clone(), bytes.clone());
             work.code.push(self.change(old, new));
             return Ok(Standing { form, bytes });
@@ -207,17 +200,28 @@ impl Site {
         if self.is_on() { None } else { self.hold.take() }
     }
 
-    fn entry_jump(&self, set: InstructionSet, form: Form, replacement: u64) -> Result<Vec<u8>, Error> {
+    fn entry_jump(&self, form: Form, replacement: u64) -> Result<Vec<u8>, Error> {
         let to = match form {
             Form::Slot => self.slot.as_ptr() as u64,
             Form::Island => self.island,
             _ => replacement,
         };
-        arch::entry_jump(set, form, self.plan.site, to).map_err(|refusal| Error::Refused {
+        self.plan.entry_jump(form, to).map_err(|refusal| Error::Refused {
             target: self.target.name.clone(),
             address: self.target.address,
             refusal,
         })
+    }
+
+    /// Where a thread must not stand while the last layer is taken off.
+    fn danger_of_jump(&self) -> Option<Danger> {
+        let (inside, entry) = self.plan.pc_map.inside_jump()?;
+        let end = self.plan.site + self.now.bytes.len() as u64;
+        Some(Danger { range: inside..end, moves: vec![(inside, entry)] })
+    }
+
+    fn change(&self, old: Vec<u8>, new: Vec<u8>) -> CodeChange {
+        CodeChange { address: self.plan.site, old, new, guarded: self.target.guarded }
     }
 
     /// Where a thread must not stand while the first layer is put on.

@@ -28,6 +28,9 @@ mod guide;
 mod held;
 mod held_code;
 mod interposed;
+// Only aarch64 has them on user's pages.
+#[cfg(target_arch = "aarch64")]
+mod landing_pads;
 mod loading;
 mod many;
 mod modules;

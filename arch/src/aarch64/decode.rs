@@ -19,10 +19,8 @@ pub(crate) enum Kind {
     Branch,
     /// `bl`
     Call,
-    /// `b.cond`, `bc.cond`, `cbz`, `cbnz`, `tbz`, `tbnz`; where the distance is.
+    /// `b.cond`, `bc.cond`, `cbz`, `cbnz`, `tbz`, `tbnz`, `cb<cond>`; where the distance is.
     Conditional(Field),
-    /// `cb<cond>` of Armv9.6
-    CompareAndBranch,
     /// `adr`
     Address,
     /// `adrp`
@@ -57,16 +55,19 @@ pub(crate) enum Kind {
     Other,
 }
 
-/// What a load from a literal does.
+/// What a load from a literal does, said without its distance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Literal {
-    /// `ldr w`, `ldr x`, `ldrsw`: the word that does the same through the register it is going to.
-    General(u32),
-    /// `ldr s`, `ldr d`, `ldr q`, with their size.
-    Vector(u64),
-    /// `prfm`
-    Prefetch,
+pub(crate) struct Literal {
+    /// The word that does the same through `base`.
+    pub(crate) load: u32,
+    /// A register that may hold the address: the one that is loaded if that is possible, else x16.
+    pub(crate) base: u32,
+    /// Bytes that are read; a prefetch reads none.
+    pub(crate) size: u64,
 }
+
+/// The first intra-procedure-call scratch register.
+pub(crate) const IP0: u32 = 16;
 
 /// Where in a word a distance is, in words.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -106,7 +107,6 @@ impl Word {
         let distance = match self.kind {
             Kind::Branch | Kind::Call => IMM26.get(self.value),
             Kind::Conditional(field) => field.get(self.value),
-            Kind::CompareAndBranch => IMM9.get(self.value),
             Kind::Literal(_) => IMM19.get(self.value),
             Kind::Address => address_distance(self.value),
             Kind::Page => {
@@ -119,7 +119,7 @@ impl Word {
 
     /// Whether it may set pc to [`Word::target`].
     pub(crate) fn is_branch(&self) -> bool {
-        matches!(self.kind, Kind::Branch | Kind::Call | Kind::Conditional(_) | Kind::CompareAndBranch)
+        matches!(self.kind, Kind::Branch | Kind::Call | Kind::Conditional(_))
     }
 
     /// The register in the lowest bits.
@@ -144,7 +144,7 @@ fn kind(word: u32) -> Kind {
         _ if is(0xff00_0000, 0x5400_0000) => Kind::Conditional(IMM19),
         _ if is(0x7e00_0000, 0x3400_0000) => Kind::Conditional(IMM19),
         _ if is(0x7e00_0000, 0x3600_0000) => Kind::Conditional(IMM14),
-        _ if is(0x7e00_0000, 0x7400_0000) => Kind::CompareAndBranch,
+        _ if is(0x7e00_0000, 0x7400_0000) => compare_and_branch(word),
         _ if is(0x9f00_0000, 0x1000_0000) => Kind::Address,
         _ if is(0x9f00_0000, 0x9000_0000) => Kind::Page,
         _ if is(0x3b00_0000, 0x1800_0000) => literal(word),
@@ -156,24 +156,42 @@ fn kind(word: u32) -> Kind {
         _ if is(0xffff_0000, 0) => Kind::Undefined,
         _ if is(0x3e80_0000, 0x0800_0000) && !is(0xbfa0_0000, 0x0820_0000) => Kind::Exclusive,
         _ if is(0xfb20_0c00, 0x1900_0400) => Kind::Copy,
+        _ if is(0x3fff_0c00, 0x1ddf_0000) => Kind::Copy, // `setgop` and its kin
         0xd503_307f => Kind::Transaction,
         _ if is(0xffff_ffe0, 0xd523_3060) => Kind::Transaction,
         _ => Kind::Other,
     }
 }
 
+/// `cb<cond>` (FEAT_CMPBR) with a register or a number. Two of the conditions are not allocated, nor are bytes and
+/// halfwords of x registers.
+fn compare_and_branch(word: u32) -> Kind {
+    let condition = word >> 21 & 7;
+    let operands = match (word >> 24 & 1, word >> 14 & 3) {
+        (0, 0) => true,
+        (0, size) => size != 1 && word >> 31 == 0,
+        (_, low) => low & 1 == 0,
+    };
+    if operands && !matches!(condition, 4 | 5) { Kind::Conditional(IMM9) } else { Kind::Other }
+}
+
 fn literal(word: u32) -> Kind {
     let register = word & 31;
-    // The same load with the address in the register that is loaded.
-    let through = |load: u32| Kind::Literal(Literal::General(load | register << 5 | register));
-    match (word >> 30, word >> 26 & 1) {
-        (0, 0) => through(0xb940_0000),
-        (1, 0) => through(0xf940_0000),
-        (2, 0) => through(0xb980_0000),
-        (3, 0) => Kind::Literal(Literal::Prefetch),
-        (3, _) => Kind::Other, // Not allocated.
-        (size, _) => Kind::Literal(Literal::Vector(4 << size)),
-    }
+    // The same with an address in a register: C6.2 `LDR (immediate)`, `LDRSW (immediate)`, `PRFM (immediate)`, C7.2
+    // `LDR (immediate, SIMD&FP)`, each with unsigned offset 0.
+    let (load, size) = match (word >> 30, word >> 26 & 1) {
+        (0, 0) => (0xb940_0000, 4),
+        (1, 0) => (0xf940_0000, 8),
+        (2, 0) => (0xb980_0000, 4),
+        (_, 0) => (0xf980_0000, 0),
+        (0, _) => (0xbd40_0000, 4),
+        (1, _) => (0xfd40_0000, 8),
+        (2, _) => (0x3dc0_0000, 16),
+        _ => return Kind::Other, // Not allocated.
+    };
+    let is_general = word >> 26 & 1 == 0 && word >> 30 != 3;
+    let base = if is_general && register != 31 { register } else { IP0 };
+    Kind::Literal(Literal { load: load | base << 5 | register, base, size })
 }
 
 fn through_register(word: u32) -> Kind {

@@ -1,32 +1,43 @@
-//! Whether the word at the site can be displaced.
+//! Whether the words at the site can be displaced.
 
-use super::decode::{self, Kind, Literal, Word};
+use std::ops::Range;
+
+use super::decode::{self, Kind, Word};
 use super::{WORD, relocate};
 use crate::{Displaced, DisplacedInstruction, Function, Refusal};
 
-/// The displaced word, `pad` bytes into the function.
-pub(crate) fn displace(function: &Function<'_>, pad: u64) -> Result<Displaced, Refusal> {
+/// The `count` displaced words, `kept` bytes into the function.
+pub(crate) fn displace(function: &Function<'_>, kept: u64, count: usize) -> Result<Displaced, Refusal> {
     let (address, size) = (function.address, function.bytes.len());
     if address.checked_add(size as u64).is_none() {
         return Err(Refusal::AddressSpace { address, size });
     }
-    let site = address + pad;
+    let site = address + kept;
     if !address.is_multiple_of(WORD) {
         return Err(Refusal::Misaligned { what: "the function".into(), address, alignment: WORD });
     }
-    let Some(first) = decode::words(function).find(|word| word.at == site) else {
-        return Err(Refusal::TooShort { address, size, site, needed: WORD as usize });
-    };
-    check_movable(&first, pad == 0)?;
-    for word in decode::words(function) {
-        check_reference(&word, address, site)?;
+    let words: Vec<Word> = decode::words(function).skip_while(|word| word.at < site).take(count).collect();
+    let span = count * WORD as usize;
+    if words.len() < count {
+        return Err(Refusal::TooShort { address, size, site, needed: span });
     }
-    let shape = relocate::shape(&first);
+    for word in &words {
+        check_movable(word)?;
+    }
+    for word in decode::words(function) {
+        check_reference(&word, address, site..site + span as u64)?;
+    }
+    let shape = relocate::shape(&words);
+    let described = |word: &Word| DisplacedInstruction {
+        offset: (word.at - site) as usize,
+        len: WORD as usize,
+        text: word.to_string(),
+    };
     Ok(Displaced {
-        overwritten: WORD as usize,
-        span: WORD as usize,
-        instructions: vec![DisplacedInstruction { offset: 0, len: WORD as usize, text: first.to_string() }],
-        bytes: first.value.to_le_bytes().to_vec(),
+        overwritten: span,
+        span,
+        instructions: words.iter().map(described).collect(),
+        bytes: words.iter().flat_map(|word| word.value.to_le_bytes()).collect(),
         room: shape.room,
         falls_through: shape.falls_through,
         repeatable: false,
@@ -34,7 +45,7 @@ pub(crate) fn displace(function: &Function<'_>, pad: u64) -> Result<Displaced, R
     })
 }
 
-fn check_movable(word: &Word, is_entry: bool) -> Result<(), Refusal> {
+fn check_movable(word: &Word) -> Result<(), Refusal> {
     let (address, text) = (word.at, word.to_string());
     let unmovable = |reason| Err(Refusal::Unmovable { address, text: text.clone(), reason });
     match word.kind {
@@ -42,27 +53,24 @@ fn check_movable(word: &Word, is_entry: bool) -> Result<(), Refusal> {
         Kind::Breakpoint => Err(Refusal::Breakpoint { address, text }),
         Kind::Transaction => Err(Refusal::Transaction { address, text }),
         Kind::Privileged => Err(Refusal::Privileged { address, text }),
-        Kind::Sign if is_entry => unmovable(
-            "it is the landing pad of indirect calls; compile with -mbranch-protection=standard+leaf or bti",
-        ),
         Kind::SignWithPc => unmovable("it signs or authenticates with its own address"),
         Kind::Exclusive => unmovable("an exclusive load and its store must stay together"),
         Kind::Copy => unmovable("the words of a memory copy or set must stay together"),
-        Kind::CompareAndBranch => unmovable("compare-and-branch of Armv9.6 is not handled yet"),
-        Kind::Literal(Literal::General(_)) if word.register() == 31 => {
-            unmovable("there is no register that may hold the address of its literal")
-        }
         _ => Ok(()),
     }
 }
 
-/// What a word of the body refers to must not be the displaced one.
-fn check_reference(word: &Word, entry: u64, site: u64) -> Result<(), Refusal> {
+/// What a word of the body refers to must not be displaced.
+fn check_reference(word: &Word, entry: u64, displaced: Range<u64>) -> Result<(), Refusal> {
     let Some(to) = word.target() else { return Ok(()) };
     let text = || word.to_string();
     if word.is_branch() {
-        return if (entry..=site).contains(&to) && word.kind != Kind::Call {
-            Err(Refusal::LoopsToEntry { from: word.at, to, text: text() })
+        return if (entry..=displaced.start).contains(&to) {
+            // Recursion goes to the replacement.
+            let is_call = word.kind == Kind::Call;
+            if is_call { Ok(()) } else { Err(Refusal::LoopsToEntry { from: word.at, to, text: text() }) }
+        } else if displaced.contains(&to) {
+            Err(Refusal::BranchIntoSite { from: word.at, to, text: text() })
         } else {
             Ok(())
         };
@@ -70,11 +78,10 @@ fn check_reference(word: &Word, entry: u64, site: u64) -> Result<(), Refusal> {
     let size = match word.kind {
         Kind::Address if to == entry => return Ok(()), // The function's identity, not its bytes.
         Kind::Address => 1,
-        Kind::Literal(Literal::Vector(size)) => size,
-        Kind::Literal(_) => 8,
-        _ => return Ok(()), // A page is no byte.
+        Kind::Literal(literal) => literal.size,
+        _ => 0, // A page is no byte.
     };
-    if to < site + WORD && site < to.saturating_add(size) {
+    if size > 0 && to < displaced.end && displaced.start < to.saturating_add(size) {
         return Err(Refusal::ReadsOwnBytes { address: word.at, to, text: text() });
     }
     Ok(())

@@ -1,5 +1,6 @@
 //! Entry jumps and veneers.
 
+use super::WORD;
 use super::decode::{IMM26, Kind, Word};
 use crate::reach::Reach;
 use crate::{Form, InstructionSet, Refusal};
@@ -9,6 +10,9 @@ pub(crate) const BRANCH: Reach = IMM26.reach();
 /// `adrp x16; ldr x16, [x16]; br x16`
 pub(crate) const ISLAND_ROOM: usize = 12;
 
+/// `bti c`. Linux sets SCTLR_EL1.BT0, so `paciasp` and `pacibsp` are landing pads for exactly the same branches.
+const LANDING_PAD: u32 = 0xd503_245f;
+
 /// Pages that `adrp` reaches, in bytes.
 const PAGES: Reach = Reach::word(21, 0x1000);
 
@@ -16,10 +20,19 @@ pub(crate) fn entry_reaches() -> &'static [Reach] {
     &[BRANCH]
 }
 
-/// The branch at a site.
-pub(crate) fn entry_jump(form: Form, site: u64, to: u64) -> Result<Vec<u8>, Refusal> {
+/// The address of the branch in an entry jump at `site`.
+pub(crate) fn branch_of_entry(site: u64, pad: bool) -> u64 {
+    if pad { site.wrapping_add(WORD) } else { site }
+}
+
+/// The branch at a site, behind a landing pad if it is to have one.
+pub(crate) fn entry_jump(form: Form, site: u64, pad: bool, to: u64) -> Result<Vec<u8>, Refusal> {
     match form {
-        Form::Direct | Form::Island => Ok(branch(site, to)?.to_le_bytes().to_vec()),
+        Form::Direct | Form::Island => {
+            let pad = pad.then_some(LANDING_PAD);
+            let jump = branch(branch_of_entry(site, pad.is_some()), to)?;
+            Ok(pad.into_iter().chain([jump]).flat_map(u32::to_le_bytes).collect())
+        }
         Form::Slot => Err(Refusal::NoSuchForm { set: InstructionSet::Aarch64, form }),
     }
 }

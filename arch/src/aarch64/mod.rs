@@ -1,5 +1,6 @@
-//! aarch64: one word is displaced. What depends on its address is written anew without any register but its own
-//! destination, since all others may hold arguments or values.
+//! aarch64: one word is displaced, or two where a landing pad has to take the place of the first. What depends on its
+//! address is written anew without any register but its own destination and x16 (see [`relocate`]), since all others may
+//! hold arguments or values.
 
 mod decode;
 mod displace;
@@ -7,7 +8,13 @@ mod jumps;
 mod relocate;
 mod text;
 
-pub(crate) use jumps::{ISLAND_ROOM, entry_jump, entry_reaches, island};
+#[cfg(test)]
+#[path = "../../tests/aarch64/reference.rs"]
+mod reference;
+#[cfg(test)]
+mod tests;
+
+pub(crate) use jumps::{ISLAND_ROOM, branch_of_entry, entry_jump, entry_reaches, island};
 pub(crate) use relocate::trampoline;
 
 use decode::{Kind, Word};
@@ -17,14 +24,21 @@ use crate::{Form, Function, InstructionSet, Measure, Refusal};
 /// Bytes of an instruction.
 const WORD: u64 = 4;
 
+/// Indirect calls of a function on a guarded page land on `bti c`, or on `paciasp` or `pacibsp`, which are landing pads
+/// for the same branches (Arm Architecture Reference Manual, "Branch Target Identification", `BTypeCompatible_PACIXSP`).
+/// Every `bti` with a target stays where it is, on any page: it does nothing else. Signing cannot stay, since the
+/// replacement would find a signed return address: it is displaced with the word behind it, and `bti c` takes its
+/// place. A guarded function that begins with neither is never called indirectly.
 pub(crate) fn measure(function: &Function<'_>) -> Measure {
     let set = InstructionSet::Aarch64;
-    let first = decode::words(function).next();
-    let pad = if first.is_some_and(|word| word.kind == Kind::LandingPad) { WORD } else { 0 };
-    let near = displace::displace(function, pad);
+    let first = decode::words(function).next().map(|word| word.kind);
+    let kept = if first == Some(Kind::LandingPad) { WORD } else { 0 };
+    let pad = function.guarded && first == Some(Kind::Sign);
+    let near = displace::displace(function, kept, if pad { 2 } else { 1 });
     Measure {
         set,
-        site: function.address.wrapping_add(pad),
+        site: function.address.wrapping_add(kept),
+        pad,
         indirect_jump: decode::words(function).any(|word: Word| word.kind == Kind::Jump),
         direct: near.clone(),
         slot: Err(Refusal::NoSuchForm { set, form: Form::Slot }),

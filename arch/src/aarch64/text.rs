@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::decode::{Kind, Literal, Word};
+use super::decode::{Kind, Word};
 
 impl fmt::Display for Word {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -15,12 +15,12 @@ impl fmt::Display for Word {
             Kind::Conditional(_) => conditional(self, wide, to, f),
             Kind::Address => write!(f, "adr {}, {to:#x}", Register('x', register)),
             Kind::Page => write!(f, "adrp {}, {to:#x}", Register('x', register)),
-            Kind::Literal(Literal::Prefetch) => write!(f, "prfm #{register}, {to:#x}"),
-            Kind::Literal(literal) => {
-                let (name, class) = match (literal, value >> 30) {
-                    (Literal::General(_), 2) => ("ldrsw", 'x'),
-                    (Literal::General(_), size) => ("ldr", if size == 1 { 'x' } else { 'w' }),
-                    (_, size) => ("ldr", ['s', 'd', 'q'][size as usize % 3]),
+            Kind::Literal(_) => {
+                let (name, class) = match (value >> 30, value >> 26 & 1) {
+                    (3, _) => return write!(f, "prfm #{register}, {to:#x}"),
+                    (2, 0) => ("ldrsw", 'x'),
+                    (size, 0) => ("ldr", if size == 1 { 'x' } else { 'w' }),
+                    (size, _) => ("ldr", ['s', 'd', 'q'][size as usize]),
                 };
                 write!(f, "{name} {}, {to:#x}", Register(class, register))
             }
@@ -42,6 +42,7 @@ fn conditional(word: &Word, wide: char, to: u64, f: &mut fmt::Formatter<'_>) -> 
     let value = word.value;
     let (register, not) = (Register(wide, word.register()), if value >> 24 & 1 == 1 { "nz" } else { "z" });
     match value >> 25 & 0x3f {
+        0b11_1010 => compare(value, register, wide, to, f),
         0b01_1010 => write!(f, "cb{not} {register}, {to:#x}"),
         0b01_1011 => write!(f, "tb{not} {register}, #{}, {to:#x}", value >> 31 << 5 | value >> 19 & 31),
         _ => {
@@ -49,6 +50,19 @@ fn conditional(word: &Word, wide: char, to: u64, f: &mut fmt::Formatter<'_>) -> 
             write!(f, "{name}.{} {to:#x}", CONDITIONS[value as usize & 15])
         }
     }
+}
+
+/// `cb<cond>`
+fn compare(value: u32, register: Register, wide: char, to: u64, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    // Conditions 4 and 5 are not allocated.
+    const REGISTER: [&str; 8] = ["gt", "ge", "hi", "hs", "", "", "eq", "ne"];
+    const NUMBER: [&str; 8] = ["gt", "lt", "hi", "lo", "", "", "eq", "ne"];
+    let condition = value as usize >> 21 & 7;
+    if value >> 24 & 1 == 1 {
+        return write!(f, "cb{} {register}, #{}, {to:#x}", NUMBER[condition], value >> 15 & 0x3f);
+    }
+    let size = ["", "", "b", "h"][value as usize >> 14 & 3];
+    write!(f, "cb{size}{} {register}, {}, {to:#x}", REGISTER[condition], Register(wide, value >> 16 & 31))
 }
 
 /// A register where 31 is zero.

@@ -29,7 +29,7 @@ pub(crate) fn measure(function: &Function<'_>) -> Measure {
             }),
         ),
     };
-    Measure { set: InstructionSet::X86_64, site, indirect_jump, direct, slot, island }
+    Measure { set: InstructionSet::X86_64, site, pad: false, indirect_jump, direct, slot, island }
 }
 
 /// Bytes of an `endbr64` at the entry: indirect calls must find it there.

@@ -52,6 +52,7 @@ pub(crate) fn trampoline(
         site,
         overwritten: displaced.overwritten as u64,
         repeatable: displaced.repeatable,
+        inside_jump: None,
     };
     for part in &displaced.instructions {
         let old = site + part.offset as u64;

@@ -38,6 +38,10 @@ fn case_083_to_085_conditional_branches_lead_back() {
         (0x3500_0209, "cbnz w9, 0x401040"),
         (0xb608_020a, "tbz x10, #33, 0x401040"),
         (0x3728_020b, "tbnz w11, #5, 0x401040"),
+        (0xf423_0205, "cbge x5, x3, 0x401040"),
+        (0x7423_8205, "cbbge w5, w3, 0x401040"),
+        (0x74ff_c21f, "cbhne wzr, wzr, 0x401040"),
+        (0x755f_8205, "cbhi w5, #63, 0x401040"),
     ] {
         let function = words(&[word]);
         let measure = measured(&function);
@@ -45,6 +49,15 @@ fn case_083_to_085_conditional_branches_lead_back() {
         let map = planned(&function, Form::Island).pc_map;
         assert_eq!(map.back(PLACES.trampoline + 4), Some(AT + 4));
         assert_eq!(map.back(PLACES.trampoline + 8).map(|to| text.ends_with(&format!("{to:#x}"))), Some(true));
+    }
+}
+
+#[test]
+fn what_cb_does_not_allocate_is_no_branch() {
+    // Conditions 4 and 5; size 1; bytes of x5; bit 14 beside a number.
+    for word in [0x7483_0205u32, 0x74a3_0205, 0x7423_4205, 0xf423_8205, 0x755f_c205] {
+        let plan = planned(&words(&[word]), Form::Island);
+        assert_eq!((plan.trampoline.len(), &plan.trampoline[..4]), (8, &word.to_le_bytes()[..]), "{word:x}");
     }
 }
 

@@ -1,7 +1,7 @@
 //! Limits of reach, alignment and the address space.
 
 use midflight_arch::{
-    Form, Function, InstructionSet, Places, Refusal, encode, entry_jump, island_room, measure, slot_room,
+    Form, Function, InstructionSet, Places, Refusal, encode, island_room, measure, slot_room,
 };
 
 use super::{measured, words};
@@ -13,7 +13,9 @@ const MIB128: u64 = 128 << 20;
 
 #[test]
 fn case_100_branches_reach_128_mib() {
-    let jump = |to| entry_jump(SET, Form::Island, HIGH, to);
+    let bytes = 0xd503_201fu32.to_le_bytes();
+    let measure = measure(SET, &Function { address: HIGH, bytes: &bytes, guarded: false });
+    let jump = |to| measure.entry_jump(Form::Island, to);
     // `b #-134217728` and `b #134217724`
     assert_eq!(jump(HIGH - MIB128), Ok(vec![0x00, 0x00, 0x00, 0x16]));
     assert_eq!(jump(HIGH + MIB128 - 4), Ok(vec![0xff, 0xff, 0xff, 0x15]));
@@ -28,7 +30,7 @@ fn case_100_everything_is_in_reach_at_the_edges_of_the_window() {
     for word in [0xd503_201fu32, 0x5400_8000, 0xb400_0208, 0x1000_0800, 0x9000_0001, 0x1800_0203, 0x1400_0400]
     {
         let bytes = word.to_le_bytes();
-        let measure = measure(SET, &Function { address: HIGH, bytes: &bytes });
+        let measure = measure(SET, &Function { address: HIGH, bytes: &bytes, guarded: false });
         let room = measure.trampoline_room(Form::Island) as u64;
         let window = measure.window(Form::Island, LEN).expect("a window");
         for start in [(window.start() + 7) & !7, window.end() & !7] {
@@ -45,7 +47,8 @@ fn case_100_everything_is_in_reach_at_the_edges_of_the_window() {
 #[test]
 fn the_window_is_128_mib_around() {
     let bytes = 0xd503_201fu32.to_le_bytes();
-    let window = measure(SET, &Function { address: HIGH, bytes: &bytes }).window(Form::Island, 64);
+    let window =
+        measure(SET, &Function { address: HIGH, bytes: &bytes, guarded: false }).window(Form::Island, 64);
     // Down: the entry branch reaches the first byte, and the branch back is behind the first instruction.
     // Up: the branch back may be the last word of the block.
     assert_eq!(window, Some(HIGH + 4 - (MIB128 - 4)..=HIGH + MIB128 - 64));
@@ -64,7 +67,7 @@ fn case_100_veneers_reach_4_gib() {
 fn case_099_the_page_of_the_old_place_counts() {
     // adrp x1, #0 in the last word of a page.
     let bytes = 0x9000_0001u32.to_le_bytes();
-    let measure = measure(SET, &Function { address: AT + 0xffc, bytes: &bytes });
+    let measure = measure(SET, &Function { address: AT + 0xffc, bytes: &bytes, guarded: false });
     let plan = encode(&measure, Form::Island, &PLACES, 0).expect("a plan");
     assert_eq!(plan.trampoline[8..], AT.to_le_bytes());
 }
@@ -73,7 +76,10 @@ fn case_099_the_page_of_the_old_place_counts() {
 fn alignment_and_ends() {
     let nop = 0xd503_201fu32.to_le_bytes();
     let at = |address, bytes| {
-        measure(SET, &Function { address, bytes }).usable(Form::Direct).cloned().map_err(Refusal::clone)
+        measure(SET, &Function { address, bytes, guarded: false })
+            .usable(Form::Direct)
+            .cloned()
+            .map_err(Refusal::clone)
     };
     assert!(matches!(at(AT + 2, &nop), Err(Refusal::Misaligned { .. })));
     assert!(matches!(at(AT, &nop[..3]), Err(Refusal::TooShort { size: 3, needed: 4, .. })));

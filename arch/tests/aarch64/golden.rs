@@ -2,14 +2,15 @@
 //! word; the trampoline, at 0x500000, and its bytes. The bytes are those that
 //!
 //! ```sh
-//! printf '%s\n' "$TEXT" | llvm-mc --triple=aarch64 --mattr=+pauth,+hbc,+lse --show-encoding
+//! printf '%s\n' "$TEXT" | llvm-mc --triple=aarch64 --mattr=+pauth,+hbc,+lse,+bti --show-encoding
 //! ```
 //!
 //! (LLVM 14) prints for each instruction in the text.
 
 use midflight_arch::Form;
 
-use super::{planned, row};
+use super::{measured_guarded, plan_of, planned, row};
+use crate::support::hex;
 
 const GOLDEN: &[[&str; 4]] = &[
     ["ldr x0, [x1, #8]", "200440f9", "ldr x0, [x1, #8]; b #-1044480", "200440f9 0004fc17"],
@@ -79,10 +80,50 @@ const GOLDEN: &[[&str; 4]] = &[
         "ldr x30, #12; ldr x30, [x30]; b #-1044484; .quad 0x401008",
         "7e000058 de0340f9 ff03fc17 0810400000000000",
     ],
-    ["ldr s5, #0x40", "0502001c", "ldr s5, #-1044416; b #-1044480", "0582801c 0004fc17"],
-    ["ldr d6, #0x40", "0602005c", "ldr d6, #-1044416; b #-1044480", "0682805c 0004fc17"],
-    ["ldr q7, #0x40", "0702009c", "ldr q7, #-1044416; b #-1044480", "0782809c 0004fc17"],
-    ["prfm pldl1keep, #0x40", "000200d8", "prfm pldl1keep, #-1044416; b #-1044480", "008280d8 0004fc17"],
+    [
+        "ldr s5, #0x40",
+        "0502001c",
+        "ldr x16, #12; ldr s5, [x16]; b #-1044484; .quad 0x401040",
+        "70000058 050240bd ff03fc17 40104000 00000000",
+    ],
+    [
+        "ldr d6, #0x40",
+        "0602005c",
+        "ldr x16, #12; ldr d6, [x16]; b #-1044484; .quad 0x401040",
+        "70000058 060240fd ff03fc17 40104000 00000000",
+    ],
+    [
+        "ldr q7, #0x40",
+        "0702009c",
+        "ldr x16, #12; ldr q7, [x16]; b #-1044484; .quad 0x401040",
+        "70000058 0702c03d ff03fc17 40104000 00000000",
+    ],
+    [
+        "prfm pldl1keep, #0x40",
+        "000200d8",
+        "ldr x16, #12; prfm pldl1keep, [x16]; b #-1044484; .quad 0x401040",
+        "70000058 000280f9 ff03fc17 40104000 00000000",
+    ],
+    [
+        "ldr xzr, #0x40",
+        "1f020058",
+        "ldr x16, #12; ldr xzr, [x16]; b #-1044484; .quad 0x401040",
+        "70000058 1f0240f9 ff03fc17 40104000 00000000",
+    ],
+    [
+        "ldr wzr, #0x40",
+        "1f020018",
+        "ldr x16, #12; ldr wzr, [x16]; b #-1044484; .quad 0x401040",
+        "70000058 1f0240b9 ff03fc17 40104000 00000000",
+    ],
+    [
+        "ldrsw xzr, #0x40",
+        "1f020098",
+        "ldr x16, #12; ldrsw xzr, [x16]; b #-1044484; .quad 0x401040",
+        "70000058 1f0280b9 ff03fc17 40104000 00000000",
+    ],
+    ["paciasp", "3f2303d5", "paciasp; b #-1044480", "3f2303d5 0004fc17"],
+    ["pacibsp", "7f2303d5", "pacibsp; b #-1044480", "7f2303d5 0004fc17"],
     ["ret", "c0035fd6", "ret", "c0035fd6"],
     ["retaa", "ff0b5fd6", "retaa", "ff0b5fd6"],
     ["br x16", "00021fd6", "br x16", "00021fd6"],
@@ -98,11 +139,58 @@ const GOLDEN: &[[&str; 4]] = &[
     ["casp x0, x1, x2, x3, [x4]", "827c2048", "casp x0, x1, x2, x3, [x4]; b #-1044480", "827c2048 0004fc17"],
 ];
 
+/// The same for functions on guarded pages.
+const GUARDED: &[[&str; 4]] = &[
+    [
+        "paciasp; stp x29, x30, [sp, #-16]!",
+        "3f2303d5 fd7bbfa9",
+        "paciasp; stp x29, x30, [sp, #-16]!; b #-1044480",
+        "3f2303d5 fd7bbfa9 0004fc17",
+    ],
+    [
+        "pacibsp; cbz x0, #0x40",
+        "7f2303d5 000200b4",
+        "pacibsp; cbz x0, #8; b #-1044480; b #-1044424",
+        "7f2303d5 400000b4 0004fc17 0e04fc17",
+    ],
+    [
+        "paciasp; adr x0, #0x100",
+        "3f2303d5 00080010",
+        "paciasp; ldr x0, #8; b #-1044480; .quad 0x401104",
+        "3f2303d5 40000058 0004fc17 04114000 00000000",
+    ],
+    [
+        "paciasp; ldr x2, #0x40",
+        "3f2303d5 02020058",
+        "paciasp; ldr x2, #12; ldr x2, [x2]; b #-1044484; .quad 0x401044",
+        "3f2303d5 62000058 420040f9 ff03fc17 44104000 00000000",
+    ],
+    [
+        "paciasp; ldr q7, #0x40",
+        "3f2303d5 0702009c",
+        "paciasp; ldr x16, #12; ldr q7, [x16]; b #-1044484; .quad 0x401044",
+        "3f2303d5 70000058 0702c03d ff03fc17 44104000 00000000",
+    ],
+    ["paciasp; b #0x1000", "3f2303d5 00040014", "paciasp; b #-1040384", "3f2303d5 0008fc17"],
+    ["paciasp; ret", "3f2303d5 c0035fd6", "paciasp; ret", "3f2303d5 c0035fd6"],
+];
+
 #[test]
 fn trampolines_are_what_another_assembler_makes() {
     for [displaced, word, text, bytes] in GOLDEN {
         let plan = planned(&format!("{word} {}", "1f2003d5 ".repeat(16)), Form::Island);
-        assert_eq!(row(&plan.trampoline), row(&crate::support::hex(bytes)), "{displaced}: {text}");
+        assert_eq!(row(&plan.trampoline), row(&hex(bytes)), "{displaced}: {text}");
+    }
+}
+
+#[test]
+fn trampolines_of_guarded_functions_are_what_another_assembler_makes() {
+    for [displaced, words, text, bytes] in GUARDED {
+        let text_of = format!("{words} {}", "1f2003d5 ".repeat(16));
+        let plan = plan_of(&measured_guarded(&text_of), displaced, Form::Island);
+        assert_eq!(row(&plan.trampoline), row(&hex(bytes)), "{displaced}: {text}");
+        // `bti c; b #0xff0fc`
+        assert_eq!(row(&plan.entry), "5f2403d5 3ffc0314", "{displaced}");
     }
 }
 

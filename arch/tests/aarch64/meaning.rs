@@ -1,8 +1,11 @@
-//! What a trampoline does, played through word by word, against what the displaced word does.
+//! What a trampoline does, played through word by word as another decoder reads them, against what the displaced words
+//! do.
 
-use midflight_arch::{Form, Function, InstructionSet, Places, encode, measure};
+use disarm64_defn::InsnClass;
+use midflight_arch::{Form, Function, InstructionSet, Places, SitePlan, encode, measure};
 use proptest::prelude::*;
 
+use super::reference;
 use crate::support::AT;
 
 /// All that a piece of code can do to the rest, on one of its paths.
@@ -19,27 +22,8 @@ enum Effect {
     Word(u32),
     /// A register gets this value.
     Set(u32, u64),
-    /// A register is loaded from there; the size and sign of the load.
-    Load(u32, u64, u32),
-}
-
-/// Bits of a distance: mask and value of the words that have it there, its place and length.
-const DISTANCES: [(u32, u32, u32, u32); 5] = [
-    (0xfc00_0000, 0x1400_0000, 0, 26), // b
-    (0xff00_0000, 0x5400_0000, 5, 19), // b.cond
-    (0x7e00_0000, 0x3400_0000, 5, 19), // cbz
-    (0x7e00_0000, 0x3600_0000, 5, 14), // tbz
-    (0x3b00_0000, 0x1800_0000, 5, 19), // ldr, prfm
-];
-
-fn distance(word: u32) -> Option<(i64, u32)> {
-    if word >> 24 == 0xdc {
-        return None; // Not allocated.
-    }
-    let (_, _, shift, bits) = DISTANCES.into_iter().find(|&(mask, value, ..)| word & mask == value)?;
-    let field = (word >> shift) & ((1 << bits) - 1);
-    let signed = if field >> (bits - 1) == 1 { i64::from(field) - (1 << bits) } else { i64::from(field) };
-    Some((signed * 4, word & !(((1 << bits) - 1) << shift)))
+    /// A load or prefetch from there: operation and register as text.
+    Load(String, u64),
 }
 
 /// The `N` bytes at `address`, if all of them are in the code at `base`.
@@ -64,51 +48,53 @@ fn play(code: &[u8], base: u64, pc: u64, does: &[Effect], paths: &mut Vec<Path>)
         return paths.push(Path { does: does.to_vec(), to: Some(pc) });
     };
     let (register, mut does) = (word & 31, does.to_vec());
-    let relative = distance(word).map(|(distance, rest)| (pc.wrapping_add_signed(distance), rest));
-    match relative {
-        Some((to, _)) if word >> 26 == 5 => return branch(code, base, pc, to, &does, paths),
-        Some((to, rest)) if word & 0x3b00_0000 != 0x1800_0000 => {
-            does.push(Effect::Word(rest));
-            branch(code, base, pc, to, &does, paths);
-        }
-        // The literal of a trampoline is in it; that of a function may be right behind its only word.
-        Some((to, _)) if word >> 24 == 0x58 && inside::<8>(code, base, to).is_some() => {
-            let value = inside(code, base, to).map(u64::from_le_bytes).expect("it was just looked at");
-            does.push(Effect::Set(register, value));
-        }
-        Some((to, _)) if matches!(word >> 24, 0x18 | 0x58 | 0x98) => {
-            does.push(Effect::Load(register, to, word >> 30));
-        }
-        Some((to, rest)) => does.extend([Effect::Word(rest), Effect::Set(99, to)]),
-        // adr, adrp
-        None if word & 0x1f00_0000 == 0x1000_0000 => {
-            let low = i64::from(((word >> 5) & 0x7_ffff) << 2 | (word >> 29) & 3);
-            let signed = if low >> 20 == 1 { low - (1 << 21) } else { low };
-            let page = word >> 31 == 1;
-            let to = if page {
-                (pc & !0xfff).wrapping_add_signed(signed * 0x1000)
-            } else {
-                pc.wrapping_add_signed(signed)
-            };
-            does.push(Effect::Set(register, to));
-        }
-        // A load through the register that was just set.
-        None if matches!(word >> 22, 0b10_1110_0101 | 0b11_1110_0101 | 0b10_1110_0110)
-            && matches!(does.last(), Some(&Effect::Set(set, _)) if word & 0x3f_ffff == set << 5 | set) =>
-        {
-            let Some(Effect::Set(_, from)) = does.pop() else { unreachable!("it was just looked at") };
-            let kind = if word >> 22 & 3 == 2 { 2 } else { u32::from(word >> 30 == 3) };
-            does.push(Effect::Load(register, from, kind));
-        }
-        None => {
-            does.push(Effect::Word(word));
-            let ends = word >> 16 == 0 || word >> 25 == 0x6b;
-            if ends {
-                return paths.push(Path { does, to: None });
+    if let Some(relative) = reference::relative(word, pc) {
+        let to = relative.target;
+        match relative.name() {
+            "b" => return branch(code, base, pc, to, &does, paths),
+            "adr" | "adrp" => does.push(Effect::Set(register, to)),
+            // The address of a trampoline is in it; the literal of a function may be right behind its only word.
+            "ldr" if word >> 24 == 0x58 && inside::<8>(code, base, to).is_some() => {
+                let value = inside(code, base, to).map(u64::from_le_bytes).expect("it was just looked at");
+                does.push(Effect::Set(register, value));
             }
+            "ldr" | "ldrsw" | "prfm" => {
+                let text = reference::text(word, pc).expect("a known word");
+                let (operation, _) = text.rsplit_once(", ").expect("an address");
+                does.push(Effect::Load(operation.to_owned(), to));
+            }
+            _ => {
+                does.push(Effect::Word(word & !relative.field));
+                branch(code, base, pc, to, &does, paths);
+            }
+        }
+    } else if let Some(load) = load_through(word, does.last()) {
+        does.pop();
+        does.push(load);
+    } else {
+        does.push(Effect::Word(word));
+        if ends(word) {
+            return paths.push(Path { does, to: None });
         }
     }
     play(code, base, pc + 4, &does, paths);
+}
+
+/// A load through the register that was just set, if it may be lost: because it is loaded, or is x16.
+fn load_through(word: u32, last: Option<&Effect>) -> Option<Effect> {
+    let Some(&Effect::Set(set, from)) = last else { return None };
+    let text = reference::text(word, 0)?;
+    let operation = text.strip_suffix(&format!(", [x{set}]"))?;
+    let (name, register) = operation.split_once(' ')?;
+    let loaded = register.strip_prefix(['x', 'w']).and_then(|number| number.parse().ok());
+    let is_load = matches!(name, "ldr" | "ldrsw" | "prfm") && (set == 16 || loaded == Some(set));
+    is_load.then(|| Effect::Load(operation.to_owned(), from))
+}
+
+/// Whether nothing goes on behind the word: it branches, or is undefined.
+fn ends(word: u32) -> bool {
+    let Some(definition) = reference::definition(word) else { return true };
+    definition.mnemonic == "udf" || definition.class == InsnClass::BRANCH_REG
 }
 
 fn paths(code: &[u8], base: u64) -> Vec<Path> {
@@ -119,12 +105,15 @@ fn paths(code: &[u8], base: u64) -> Vec<Path> {
 }
 
 /// Words of all kinds that refer to addresses, and any others.
-fn word() -> impl Strategy<Value = u32> {
-    const KINDS: [(u32, u32); 12] = [
+pub(crate) fn word() -> impl Strategy<Value = u32> {
+    const KINDS: [(u32, u32); 15] = [
         (0x1400_0000, 0x03ff_ffff),
         (0x5400_0000, 0x00ff_ffff),
         (0x3400_0000, 0x81ff_ffff),
         (0x3600_0000, 0x81ff_ffff),
+        (0x7400_0000, 0x81ff_ffff),
+        (0x1c00_0000, 0xc0ff_ffff),
+        (0xd800_0000, 0x00ff_ffff),
         (0x1000_0000, 0xe0ff_ffff),
         (0x1800_0000, 0xc4ff_ffff),
         (0x5800_0000, 0x00ff_ffff),
@@ -153,20 +142,62 @@ proptest! {
     }
 }
 
-/// Plans a function of one word with its parts at `block`, and plays both. Whether it could be planned.
+/// Checks a plan without the help of the code that made it.
+pub(crate) fn verify(function: &Function<'_>, plan: &SitePlan, trampoline: u64) {
+    let site = usize::try_from(plan.site - function.address).expect("an offset");
+    let displaced = &function.bytes[site..site + plan.original.len()];
+    assert_eq!((plan.original.len(), &plan.original[..]), (plan.entry.len(), displaced));
+    let (new, old) = (paths(&plan.trampoline, trampoline), paths(displaced, plan.site));
+    assert_eq!(new, old, "{displaced:x?} at {:x}, moved to {trampoline:x}", plan.site);
+
+    let map = &plan.pc_map;
+    let (words, _) = displaced.as_chunks();
+    let places: Vec<u64> = (0..words.len() as u64).map(|index| plan.site + index * 4).collect();
+    assert_eq!(map.entries().iter().map(|&(old, _)| old).collect::<Vec<_>>(), places);
+    for &(old, new) in map.entries() {
+        assert_eq!((map.forward(old), map.back(new)), (Some(new), Some(old)));
+    }
+    for offset in 0..displaced.len() as u64 + 4 {
+        let is_inside = offset > 0 && offset < displaced.len() as u64;
+        assert_eq!(map.inside(plan.site + offset), is_inside, "{offset}");
+    }
+    assert_eq!(map.inside_jump(), (words.len() == 2).then_some((plan.site + 4, plan.site)));
+    // All but the addresses at the end is code, and a thread may stand at any word of it.
+    let has_address = |(word, at): (&[u8; 4], &u64)| {
+        let relative = reference::relative(u32::from_le_bytes(*word), *at);
+        relative.is_some_and(|relative| matches!(relative.name(), "adr" | "adrp" | "ldr" | "ldrsw" | "prfm"))
+    };
+    let addresses = words.iter().zip(&places).filter(|&pair| has_address(pair)).count() as u64 * 8;
+    for offset in (0..plan.trampoline.len() as u64 + 4).step_by(4) {
+        let is_code = offset < plan.trampoline.len() as u64 - addresses;
+        assert_eq!(map.back(trampoline + offset).is_some(), is_code, "{offset}");
+    }
+}
+
+/// Plans a function of one word, and one that signs first on a guarded page, with their parts at `block`, and plays
+/// them. Whether it could be planned.
 fn compare(word: u32, address: u64, block: u64) -> bool {
-    let bytes = word.to_le_bytes();
-    let measure = measure(InstructionSet::Aarch64, &Function { address, bytes: &bytes });
+    let signed = compare_function(&[0xd503_233f, word], true, address, block);
+    // What refers to the words of the longer site is refused, and the window differs.
+    compare_function(&[word], false, address, block) || signed
+}
+
+fn compare_function(words: &[u32], guarded: bool, address: u64, block: u64) -> bool {
+    let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let function = Function { address, bytes: &bytes, guarded };
+    let measure = measure(InstructionSet::Aarch64, &function);
     let places = Places { trampoline: block, island: block + 64, slot: block + 128 };
     if let Ok(plan) = encode(&measure, Form::Island, &places, 0) {
-        let site = usize::try_from(plan.site - address).expect("an offset");
-        let (new, old) = (paths(&plan.trampoline, block), paths(&bytes[site..], plan.site));
-        assert_eq!(new, old, "{word:x} at {address:x}, moved to {block:x}");
+        verify(&function, &plan, block);
         return true;
     }
     if let Some(window) = measure.window(Form::Island, 256) {
-        let apart = block + 256 <= address || block >= address + 4;
-        assert!(!window.contains(&block) || !apart, "{word:x} at {address:x}, not moved to {block:x}");
+        let apart = block + 256 <= address || block >= address + bytes.len() as u64;
+        assert!(
+            !window.contains(&block) || !apart,
+            "{words:x?} at {address:x}, not moved to {block:x}: {:?}",
+            encode(&measure, Form::Island, &places, 0)
+        );
     }
     false
 }

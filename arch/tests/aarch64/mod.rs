@@ -4,8 +4,10 @@ mod branches;
 mod edges;
 mod golden;
 mod loads;
-mod meaning;
+pub(crate) mod meaning;
 mod pads;
+mod reads_back;
+mod reference;
 
 use midflight_arch::{Form, Function, InstructionSet, Measure, Refusal, SitePlan, encode, measure};
 
@@ -14,7 +16,12 @@ use crate::support::{AT, PLACES, hex, to_hex};
 const NOP: &str = "1f2003d5";
 
 fn measured(text: &str) -> Measure {
-    measure(InstructionSet::Aarch64, &Function { address: AT, bytes: &hex(text) })
+    measure(InstructionSet::Aarch64, &Function { address: AT, bytes: &hex(text), guarded: false })
+}
+
+/// The same on a page mapped with `PROT_BTI`.
+fn measured_guarded(text: &str) -> Measure {
+    measure(InstructionSet::Aarch64, &Function { address: AT, bytes: &hex(text), guarded: true })
 }
 
 /// A function of words as a manual writes them.
@@ -23,20 +30,29 @@ fn words(words: &[u32]) -> String {
 }
 
 fn planned(text: &str, form: Form) -> SitePlan {
-    let measure = measured(text);
-    let plan = encode(&measure, form, &PLACES, PLACES.slot + 0x1000)
+    let plan = plan_of(&measured(text), text, form);
+    assert_eq!((plan.original.len(), plan.entry.len()), (4, 4));
+    assert_eq!(plan.pc_map.entries(), [(plan.site, PLACES.trampoline)]);
+    assert!(!plan.pc_map.inside(plan.site) && !plan.pc_map.inside(plan.site + 4));
+    assert_eq!(plan.pc_map.inside_jump(), None);
+    plan
+}
+
+fn plan_of(measure: &Measure, text: &str, form: Form) -> SitePlan {
+    let plan = encode(measure, form, &PLACES, PLACES.slot + 0x1000)
         .unwrap_or_else(|refusal| panic!("{text}: {refusal}"));
     let displaced = measure.usable(form).expect("a usable form");
-    assert_eq!((displaced.overwritten, displaced.span, plan.entry.len()), (4, 4, 4));
+    assert_eq!((displaced.overwritten, displaced.span), (plan.original.len(), plan.entry.len()));
     assert_eq!(plan.trampoline.len(), measure.trampoline_room(form), "{text}");
-    assert_eq!(plan.pc_map.entries(), [(plan.site, PLACES.trampoline)]);
     assert_eq!(plan.pc_map.back(PLACES.trampoline), Some(plan.site));
-    assert!(!plan.pc_map.inside(plan.site) && !plan.pc_map.inside(plan.site + 4));
     plan
 }
 
 fn refused(text: &str) -> Refusal {
-    let measure = measured(text);
+    refusal_of(&measured(text))
+}
+
+fn refusal_of(measure: &Measure) -> Refusal {
     let refusal = measure.usable(Form::Island).expect_err("a refusal").clone();
     assert_eq!(measure.usable(Form::Direct).err(), Some(&refusal));
     assert!(refusal.to_string().contains("0x"), "no address in: {refusal}");

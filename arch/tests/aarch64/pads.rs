@@ -1,27 +1,133 @@
 //! Landing pads, signing, traps, and words that must stay together.
 
-use midflight_arch::{Form, InstructionSet, Refusal};
+use midflight_arch::{Form, Function, InstructionSet, Places, Refusal, encode, measure};
 
-use super::{measured, planned, refused, words};
-use crate::support::AT;
+use super::{measured, measured_guarded, plan_of, planned, refusal_of, refused, words};
+use crate::support::{AT, PLACES, hex};
+
+const SIGNING: [(u32, &str); 2] = [(0xd503_233f, "paciasp"), (0xd503_237f, "pacibsp")];
 
 #[test]
 fn case_088_the_site_is_behind_the_landing_pad() {
+    // bti c, bti j, bti jc: on guarded pages and others.
     for pad in [0xd503_245fu32, 0xd503_249f, 0xd503_24df] {
-        let plan = planned(&words(&[pad, 0xd503_201f, 0xd65f_03c0]), Form::Island);
+        let function = words(&[pad, 0xd503_201f, 0xd65f_03c0]);
+        let plan = planned(&function, Form::Island);
         assert_eq!(plan.site, AT + 4);
+        let guarded = plan_of(&measured_guarded(&function), &function, Form::Island);
+        assert_eq!((guarded.site, &guarded.entry), (AT + 4, &plan.entry));
         assert!(matches!(refused(&words(&[pad])), Refusal::TooShort { .. }));
     }
     // Plain bti is no landing pad for a call.
     assert_eq!(measured(&words(&[0xd503_241f, 0xd65f_03c0])).site(), AT);
+    assert_eq!(measured_guarded(&words(&[0xd503_241f, 0xd65f_03c0])).site(), AT);
 }
 
 #[test]
-fn case_089_signing_at_the_entry_is_refused_behind_a_pad_it_moves() {
-    for (sign, text) in [(0xd503_233fu32, "paciasp"), (0xd503_237f, "pacibsp")] {
-        let refusal = refused(&words(&[sign, 0xd65f_03c0]));
-        assert!(matches!(&refusal, Refusal::Unmovable { text: t, .. } if t == text), "{refusal}");
-        assert!(measured(&words(&[0xd503_245f, sign, 0xd65f_03c0])).usable(Form::Island).is_ok());
+fn case_089_signing_is_one_displaced_word_where_no_landing_pad_is_needed() {
+    for (sign, text) in SIGNING {
+        let function = words(&[sign, 0xd65f_03c0]);
+        let plan = planned(&function, Form::Island);
+        assert_eq!((plan.site, &plan.trampoline[..4]), (AT, &sign.to_le_bytes()[..]), "{text}");
+        let measure = measured(&function);
+        assert_eq!(measure.usable(Form::Island).map(|d| d.instructions[0].text.as_str()), Ok(text));
+        // Behind a pad it is one word on guarded pages as well.
+        let function = words(&[0xd503_245f, sign, 0xd65f_03c0]);
+        let plan = plan_of(&measured_guarded(&function), &function, Form::Island);
+        assert_eq!((plan.site, plan.entry.len()), (AT + 4, 4));
+    }
+}
+
+#[test]
+fn case_089_102_on_guarded_pages_a_landing_pad_takes_the_place_of_signing() {
+    for (sign, text) in SIGNING {
+        // mov x29, sp behind it.
+        let function = words(&[sign, 0x9100_03fd, 0xd65f_03c0]);
+        let measure = measured_guarded(&function);
+        let plan = plan_of(&measure, &function, Form::Island);
+        assert_eq!((plan.site, plan.original.len()), (AT, 8));
+        assert_eq!(plan.entry[..4], 0xd503_245fu32.to_le_bytes(), "bti c");
+        assert_eq!(plan.trampoline[..8], hex(&words(&[sign, 0x9100_03fd])));
+        let displaced = measure.usable(Form::Island).expect("a usable form");
+        let listed: Vec<_> = displaced.instructions.iter().map(|i| (i.offset, i.len, &*i.text)).collect();
+        assert_eq!(listed, [(0, 4, text), (4, 4, ".inst 0x910003fd")]);
+
+        // A thread behind the signing has a signed return address: it goes on behind the trampoline's.
+        let (map, trampoline) = (&plan.pc_map, PLACES.trampoline);
+        assert_eq!(map.entries(), [(AT, trampoline), (AT + 4, trampoline + 4)]);
+        assert_eq!([AT, AT + 4, AT + 8].map(|pc| map.inside(pc)), [false, true, false]);
+        assert_eq!((map.forward(AT + 4), map.forward(AT + 8)), (Some(trampoline + 4), None));
+        let back = [0, 4, 8].map(|offset| map.back(trampoline + offset));
+        assert_eq!(back, [Some(AT), Some(AT + 4), Some(AT + 8)]);
+        // One behind the pad has not signed yet: without the jump it begins again.
+        assert_eq!(map.inside_jump(), Some((AT + 4, AT)));
+
+        // The jump elsewhere has the pad as well.
+        for form in [Form::Direct, Form::Island] {
+            let jump = plan.entry_jump(form, AT + 0x1000).expect("in reach");
+            assert_eq!(jump, measure.entry_jump(form, AT + 0x1000).expect("in reach"));
+            assert_eq!(jump, hex(&words(&[0xd503_245f, 0x1400_03ff])));
+        }
+    }
+}
+
+#[test]
+fn case_089_the_second_word_must_be_movable_and_there() {
+    let [(sign, _), _] = SIGNING;
+    let refusal = refusal_of(&measured_guarded(&words(&[sign])));
+    assert_eq!(refusal, Refusal::TooShort { address: AT, size: 4, site: AT, needed: 8 });
+    let refused = |second: &[u32]| refusal_of(&measured_guarded(&words(&[&[sign], second].concat())));
+    assert_eq!(refused(&[0x9400_0400]), Refusal::Call { address: AT + 4, text: "bl 0x402004".into() });
+    assert!(matches!(refused(&[0xd420_0020]), Refusal::Breakpoint { address, .. } if address == AT + 4));
+    // pacm: ldxr: autiasppc of the word before
+    for second in [0xd503_24ffu32, 0xc85f_7c20, 0xf380_001f] {
+        assert!(matches!(refused(&[second]), Refusal::Unmovable { .. }), "{second:x}");
+    }
+    // Back to the entry, and into the site: from the displaced word itself, from the body, by a call.
+    assert!(matches!(refused(&[0x17ff_ffff]), Refusal::LoopsToEntry { to: AT, .. }));
+    assert!(matches!(refused(&[0xd503_201f, 0x17ff_fffe]), Refusal::LoopsToEntry { to: AT, .. }));
+    for body in [&[0x1400_0000u32][..], &[0xd503_201f, 0x54ff_ffe1], &[0xd503_201f, 0x97ff_ffff]] {
+        let refusal = refused(body);
+        assert!(matches!(refusal, Refusal::BranchIntoSite { to, .. } if to == AT + 4), "{refusal}");
+    }
+    // Recursion goes to the replacement. A branch may go behind the site.
+    for body in [[0xd503_201fu32, 0x97ff_fffe], [0xb400_0020, 0xd503_201f]] {
+        assert!(measured_guarded(&words(&[&[sign], &body[..]].concat())).usable(Form::Island).is_ok());
+    }
+    // ldr x0, .-4; adr x0, .-4 of the second word; adr of the entry is its identity.
+    for body in [[0xd503_201f, 0x58ff_ffe0u32], [0xd503_201f, 0x10ff_ffe0]] {
+        assert!(matches!(refused(&body), Refusal::ReadsOwnBytes { to, .. } if to == AT + 4));
+    }
+    let identity = words(&[sign, 0xd503_201f, 0x10ff_ffc0]);
+    assert!(measured_guarded(&identity).usable(Form::Island).is_ok());
+}
+
+#[test]
+fn guarded_functions_that_are_only_called_directly_need_no_landing_pad() {
+    let function = words(&[0xd503_201f, 0xd503_233f, 0xd65f_03c0]);
+    let plan = plan_of(&measured_guarded(&function), &function, Form::Island);
+    assert_eq!((plan.site, plan.entry.len(), plan.pc_map.inside_jump()), (AT, 4, None));
+}
+
+#[test]
+fn case_100_windows_of_sites_with_a_landing_pad() {
+    const HIGH: u64 = 0xaaaa_5555_0000;
+    const LEN: u64 = 0x1000;
+    let bytes = hex(&words(&[0xd503_233f, 0xd503_201f, 0xd65f_03c0]));
+    let function = Function { address: HIGH, bytes: &bytes, guarded: true };
+    let measure = measure(InstructionSet::Aarch64, &function);
+    let window = measure.window(Form::Island, LEN).expect("a window");
+    // The branch at HIGH + 4 reaches the first and the last byte, the branch to HIGH + 8 may be anywhere.
+    assert_eq!(window, HIGH + 8 - ((128 << 20) - 4)..=HIGH + 4 + (128 << 20) - LEN);
+    let room = measure.trampoline_room(Form::Island) as u64;
+    for start in [window.start().next_multiple_of(8), window.end() & !7] {
+        let slot_last = Places { trampoline: start, island: start + 64, slot: start + LEN - 8 };
+        let slot_first = Places { trampoline: start + LEN - room, island: start + 8, slot: start };
+        let island_last = Places { trampoline: start + 64, island: start + LEN - 12, slot: start };
+        for places in [slot_last, slot_first, island_last] {
+            let plan = encode(&measure, Form::Island, &places, 0);
+            assert!(plan.is_ok(), "{places:x?}: {:?}", plan.err());
+        }
     }
 }
 
@@ -97,5 +203,5 @@ fn there_is_no_slot_form() {
     let expected = Refusal::NoSuchForm { set: InstructionSet::Aarch64, form: Form::Slot };
     assert_eq!(measure.usable(Form::Slot).err(), Some(&expected));
     assert_eq!(measure.window(Form::Slot, 64), None);
-    assert_eq!(midflight_arch::entry_jump(InstructionSet::Aarch64, Form::Slot, AT, AT + 64), Err(expected));
+    assert_eq!(measure.entry_jump(Form::Slot, AT + 64), Err(expected));
 }
