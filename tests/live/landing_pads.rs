@@ -1,9 +1,9 @@
 //! Code that signs its return addresses and insists on landing pads (aarch64: `-mbranch-protection=standard`).
 
 use crate::support::fixtures::Folder;
-use crate::support::{child, emulator, patient, watchdog};
+use crate::support::{child, emulator, error_in_time, patient, watchdog};
 use libloading::os::unix::Library;
-use midflight::{Applied, Original, Transaction};
+use midflight::{Applied, Error, NotSafe, Original, Transaction};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
@@ -21,6 +21,10 @@ const SOURCE: &str = r#"
     // read(fd, place, 1), then what was read: the displaced words are the signature and the system call.
     __asm__(".text\n.balign 16\n.globl guarded_read\n.type guarded_read, %function\n"
             "guarded_read: paciasp\n svc 0\n ldrb w0, [x1]\n retaa\n.size guarded_read, . - guarded_read\n"
+            // An emulator interrupts a thread between two words where a page ends.
+            ".balign 4096\n.skip 4092\n.globl guarded_across\n.type guarded_across, %function\n"
+            "guarded_across: paciasp\n stp x29, x30, [sp, -16]!\n add x0, x0, 2\n ldp x29, x30, [sp], 16\n retaa\n"
+            ".size guarded_across, . - guarded_across\n"
             // As a function without a landing pad.
             ".balign 16\n.globl guarded_without_pad\n.type guarded_without_pad, %function\n"
             "guarded_without_pad: ret\n.size guarded_without_pad, . - guarded_without_pad\n"
@@ -180,18 +184,76 @@ fn threads_between_the_two_words_go_on_in_the_trampoline() {
     });
 }
 
+/// `address` as a function that signs it with some stack pointer has it on its stack (PACIA1716; processors without
+/// signatures take it for a NOP).
+fn signed(address: u64) -> u64 {
+    let word;
+    // SAFETY: changes one register.
+    unsafe {
+        std::arch::asm!("hint #8", inout("x17") address => word, in("x16") 0x7fff_0000_1230u64,
+            options(nomem, nostack, preserves_flags));
+    }
+    word
+}
+
+#[test]
+fn an_address_between_the_two_words_on_a_stack_is_seen_also_if_it_is_signed() {
+    child::run(
+        "landing_pads::an_address_between_the_two_words_on_a_stack_is_seen_also_if_it_is_signed",
+        || {
+            extern "C" fn ten(_: u64) -> u64 {
+                10
+            }
+            if !processor_insists() {
+                return; // One word is displaced.
+            }
+            let folder = Folder::new();
+            let (path, library) = library(&folder, "libstack.so");
+            let inside = address(&library, "guarded_caller") as u64 + 4;
+            for sign in [std::convert::identity, signed] {
+                let (ready, done) = (AtomicBool::new(false), AtomicBool::new(false));
+                std::thread::scope(|scope| {
+                    scope.spawn(|| {
+                        let word = sign(inside);
+                        let place = std::hint::black_box(&word);
+                        ready.store(true, SeqCst);
+                        while !done.load(SeqCst) {
+                            std::thread::sleep(Duration::from_millis(1));
+                        }
+                        std::hint::black_box(place);
+                    });
+                    while !ready.load(SeqCst) {
+                        std::thread::yield_now();
+                    }
+                    let mut change = Transaction::new();
+                    change.replace(format!("{}!guarded_caller", path.display()), ten as *const ());
+                    let told = |error: &Error| {
+                        matches!(error, Error::Deadline { reason: NotSafe::ReturnsIntoSite { address }, .. }
+                        if *address == inside)
+                    };
+                    // SAFETY: same types.
+                    let error = error_in_time(|options| unsafe { change.commit(options) }, told);
+                    assert!(told(&error), "{error}");
+                    assert_eq!(function(&library, "guarded_caller")(1), 3);
+                    done.store(true, SeqCst);
+                });
+            }
+        },
+    );
+}
+
 #[test]
 fn a_storm_over_both_words() {
     child::run("landing_pads::a_storm_over_both_words", || {
         let _watchdog = watchdog::start(Duration::from_secs(300));
-        static CALLER: Original<Function> = Original::new();
-        extern "C" fn caller(value: u64) -> u64 {
-            CALLER.get()(value) + 1000
+        static ACROSS: Original<Function> = Original::new();
+        extern "C" fn across(value: u64) -> u64 {
+            ACROSS.get()(value) + 1000
         }
         let folder = Folder::new();
         let (path, library) = library(&folder, "libstorm.so");
         let (done, called) = (AtomicBool::new(false), AtomicUsize::new(0));
-        let call = function(&library, "guarded_caller");
+        let call = function(&library, "guarded_across");
         std::thread::scope(|scope| {
             for _ in 0..3 {
                 scope.spawn(|| {
@@ -202,9 +264,9 @@ fn a_storm_over_both_words() {
                     }
                 });
             }
-            let cycles = if emulator::is_there() { 60 } else { 300 };
+            let cycles = if emulator::is_there() { 150 } else { 500 };
             for _ in 0..cycles {
-                let applied = replace(&path, "guarded_caller", &CALLER, caller);
+                let applied = replace(&path, "guarded_across", &ACROSS, across);
                 std::thread::yield_now();
                 applied.rollback_with(&patient()).unwrap();
             }
