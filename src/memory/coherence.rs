@@ -22,6 +22,18 @@ pub(crate) fn has_barrier() -> bool {
     answer.is_ok()
 }
 
+/// Every thread sees what this one has stored so far before it sees what this one stores next, also where a processor
+/// reads ahead of a branch. False if there is no such barrier.
+///
+/// A thread that takes a new pointer from a slot and jumps there reads the new code's data next, and nothing in an entry
+/// jump keeps those reads behind that of the pointer: on aarch64 a branch does not (Arm ARM, B2.3.6). With the barrier a
+/// thread that sees the pointer has met the barrier before, and what it had read ahead was discarded there.
+pub(crate) fn order_everywhere() -> bool {
+    let barrier = libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED_SYNC_CORE as usize;
+    // SAFETY: changes nothing.
+    has_barrier() && unsafe { sys::call(libc::SYS_membarrier, [barrier, 0, 0, 0, 0, 0]) }.is_ok()
+}
+
 /// As [`has_barrier`], without registering: is the process registered already, or would it be? Else why not.
 pub(crate) fn barrier_outlook() -> Result<bool, Errno> {
     if let Some(answer) = REGISTERED.get() {

@@ -6,7 +6,7 @@ mod probe;
 mod script;
 mod writer;
 
-pub(crate) use coherence::{barrier_outlook, has_barrier};
+pub(crate) use coherence::{barrier_outlook, has_barrier, order_everywhere};
 pub(crate) use near::{NearBlock, publish};
 pub(crate) use probe::may_become_executable;
 pub(crate) use writer::{CodeChange, PointerChange, WriteFailure, Writer};

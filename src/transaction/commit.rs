@@ -3,7 +3,8 @@
 use super::common::commit_lock;
 use super::registry::{Entry, Held, Owned, Registry, next_id};
 use super::site::{Layer, Standing, Work};
-use super::{Change, Request, fork, prepare};
+use super::{Change, HOST, Request, fork, prepare};
+use crate::arch::InstructionSet;
 use crate::error::Error;
 use crate::memory::{self, CodeChange, WriteFailure, Writer};
 use crate::options::Options;
@@ -117,7 +118,8 @@ impl Deadline {
 
 /// Holds the threads if that is needed, and writes.
 fn carry_out(work: Work, options: &Options, changes: &[Change], map: &MemoryMap) -> Result<Held, Error> {
-    if !work.needs_hold() {
+    // On x86-64 reads are made in their order (Intel SDM volume 3, 10.2.2).
+    if !work.needs_hold() && (HOST == InstructionSet::X86_64 || memory::order_everywhere()) {
         for pointer in &work.pointers {
             // SAFETY: a slot or an original of the registry, which live for ever.
             memory::publish(unsafe { AtomicU64::from_ptr(pointer.cell as *mut u64) }, pointer.value);

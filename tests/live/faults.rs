@@ -173,6 +173,31 @@ fn without_membarrier_threads_synchronise_themselves() {
     });
 }
 
+/// On x86-64 one store is enough to put a layer on another. On aarch64 a barrier has to come first, or a hold.
+#[test]
+fn without_membarrier_a_layer_needs_a_hold_where_reads_are_not_in_order() {
+    child::run("faults::without_membarrier_a_layer_needs_a_hold_where_reads_are_not_in_order", || {
+        let put_on = || {
+            let mut change = Transaction::new();
+            change.replace("live_faults_one", a_thousand as *const ());
+            // SAFETY: same type.
+            unsafe { change.commit(&patient()) }.unwrap()
+        };
+        beside_runners(|_| {
+            let held = || {
+                let (first, second) = (put_on(), put_on());
+                let held = second.held().threads;
+                second.rollback_with(&patient()).unwrap();
+                first.rollback_with(&patient()).unwrap();
+                held
+            };
+            assert_eq!(held(), 0);
+            fault::fail(libc::SYS_membarrier, 0, u32::MAX, libc::ENOSYS);
+            assert_eq!(held() > 0, cfg!(target_arch = "aarch64"));
+        });
+    });
+}
+
 #[test]
 fn near_memory_that_is_taken_meanwhile_is_looked_for_again() {
     child::run("faults::near_memory_that_is_taken_meanwhile_is_looked_for_again", || {
