@@ -171,6 +171,7 @@ fn machine_code_is_chosen_in_few_places() {
     }
     let may = [
         "src/lib.rs",
+        "src/held/mod.rs",
         "src/held/park.rs",
         "src/held/run.rs",
         "src/memory/script.rs",

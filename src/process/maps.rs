@@ -80,7 +80,10 @@ impl MemoryMap {
         let own = open(OWN).map(|source| (query(&source, any), source));
         let source = match own {
             Ok((Ok(_) | Err(Errno(libc::ENOENT)), source)) => Some(source),
-            Err(_) | Ok((Err(Errno(libc::ESRCH)), _)) => Some(open(OF_THREAD).map_err(unreadable)?),
+            Err(Errno(libc::ENOENT | libc::ESRCH)) | Ok((Err(Errno(libc::ESRCH)), _)) => {
+                Some(open(OF_THREAD).map_err(unreadable)?)
+            }
+            Err(errno) => return Err(unreadable(errno)),
             // An older kernel, or an emulator.
             Ok(_) => None,
         };

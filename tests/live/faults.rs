@@ -2,7 +2,9 @@
 //! thread runs, and the next try works.
 
 use crate::adds;
+use crate::support::fixtures::Folder;
 use crate::support::{bytes_at, child, patient, watchdog};
+use libloading::os::unix::Library;
 use midflight::{Applied, Error, Options, Transaction, fault};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
@@ -177,9 +179,16 @@ fn without_membarrier_threads_synchronise_themselves() {
 #[test]
 fn without_membarrier_a_layer_needs_a_hold_where_reads_are_not_in_order() {
     child::run("faults::without_membarrier_a_layer_needs_a_hold_where_reads_are_not_in_order", || {
+        // So far away that it is jumped to through a pointer.
+        let folder = Folder::new();
+        let path = folder.library("libfar.so", "unsigned long far(unsigned long n) { return n + 1000; }");
+        // SAFETY: it has no constructors.
+        let library = unsafe { Library::new(path) }.unwrap();
+        // SAFETY: only its address is used.
+        let far = unsafe { *library.get::<*const ()>(b"far").unwrap() };
         let put_on = || {
             let mut change = Transaction::new();
-            change.replace("live_faults_one", a_thousand as *const ());
+            change.replace("live_faults_one", far);
             // SAFETY: same type.
             unsafe { change.commit(&patient()) }.unwrap()
         };
