@@ -12,6 +12,7 @@ pub(crate) enum Role {
     /// Where the instruction of interest goes to.
     Taken,
     /// Where another one goes to.
+    #[cfg_attr(target_arch = "aarch64", allow(dead_code, reason = "a single word has no others around it"))]
     Aside,
 }
 

@@ -5,6 +5,9 @@ use std::ops::RangeInclusive;
 
 use super::random::Random;
 
+/// The largest pages that Linux has on one of the processors.
+pub(crate) const PAGE: u64 = 0x1_0000;
+
 /// Memory that can be written and executed.
 pub(crate) struct Arena {
     start: u64,
@@ -92,8 +95,8 @@ impl World {
     /// Maps arenas, given by offset and size, around some address among `bases`.
     pub(crate) fn new(random: &mut Random, bases: &[RangeInclusive<u64>], arenas: &[(i64, u64)]) -> Self {
         for _ in 0..1000 {
-            let base = random.pick(&[0, 1, 2, 3]) % bases.len();
-            let base = random.within(bases[base].clone()) & !0xfff;
+            let among = bases[random.below(bases.len() as u64) as usize].clone();
+            let base = random.within(among) & !(PAGE - 1);
             let map = |&(offset, len): &(i64, u64)| Arena::map(base.wrapping_add_signed(offset), len);
             if let Some(arenas) = arenas.iter().map(map).collect() {
                 return Self { base, arenas, taken: BTreeMap::new(), exits: 0 };

@@ -32,7 +32,7 @@ pub(crate) const LITERALS: [(&str, u32, bool); 7] = [
 pub(crate) const TO_ZERO: &str = "load into xzr";
 
 /// A distance in words.
-fn field(site: &Site<'_>, to: u64, bits: u32) -> u32 {
+pub(crate) fn field(site: &Site<'_>, to: u64, bits: u32) -> u32 {
     (to.wrapping_sub(site.here()).cast_signed() >> 2) as u32 & ((1 << bits) - 1)
 }
 
@@ -68,7 +68,7 @@ pub(crate) fn on_register(mut site: Site<'_>, which: usize) -> Case {
 }
 
 /// `adr`, `adrp`
-pub(crate) fn address(mut site: Site<'_>, page: bool) -> Case {
+pub(crate) fn address(site: Site<'_>, page: bool) -> Case {
     let mut distance = site.random.below(1 << 21) as u32;
     if !page && distance < 4 {
         distance = 4; // A byte of the word itself is refused.
@@ -81,7 +81,7 @@ pub(crate) fn address(mut site: Site<'_>, page: bool) -> Case {
 /// Loads and prefetches of literals.
 pub(crate) fn literal(mut site: Site<'_>, which: usize) -> Case {
     let (mut class, opcode, mut through_x16) = LITERALS[which];
-    let register = site.random.below(32) as u32;
+    let register = if site.random.one_in(5) { 31 } else { site.random.below(32) as u32 };
     if which < 3 && register == 31 {
         (class, through_x16) = (TO_ZERO, true);
     }

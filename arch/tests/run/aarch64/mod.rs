@@ -12,8 +12,8 @@ mod words;
 use midflight_arch::{InstructionSet, Places};
 
 use super::case::{Case, Refused};
-use super::compare::Wrong;
-use super::memory::World;
+use super::compare::{Tamper, Wrong};
+use super::memory::{PAGE, World};
 use super::random::Random;
 use super::tally::Tally;
 pub(crate) use machine::{Machine, State};
@@ -23,14 +23,14 @@ pub(crate) const SET: InstructionSet = InstructionSet::Aarch64;
 /// Of code.
 pub(crate) const ALIGNMENT: u64 = 4;
 /// How many are to run.
-pub(crate) const WANTED: usize = 6_500;
+pub(crate) const WANTED: usize = 10_000;
 
 const MIB: i64 = 1 << 20;
 
 /// Functions are in the first arena; the others are up to nearly 128 MiB away from them, on both sides.
 pub(crate) fn world(random: &mut Random) -> World {
-    let mut middle = |low: i64, high: i64| random.within(low as u64..=high as u64).cast_signed() & !0xfff;
-    let (up, down) = (middle(8 * MIB, 120 * MIB), middle(8 * MIB, 120 * MIB));
+    let mut between = |low, high| (random.within(low..=high) & !(PAGE - 1)).cast_signed();
+    let (up, down) = (between(8 << 20, 120 << 20), between(8 << 20, 120 << 20));
     let arenas = [
         (0, 4 << 20),
         (up, 1 << 18),
@@ -68,6 +68,9 @@ pub(crate) fn cases(world: &mut World, machine: &Machine, random: &mut Random, _
         for _ in 0..40 {
             let mut site = Site::new(world, machine, random);
             let (class, word) = words::word(site.random);
+            if site::PADS.contains(&word) {
+                site.put_pad();
+            }
             cases.push(site.finish(class, word));
         }
     }
@@ -104,7 +107,7 @@ pub(crate) fn listing(bytes: &[u8], address: u64) -> Vec<String> {
 /// Nothing may be missing.
 pub(crate) fn check(tally: &Tally, _: u64) {
     for class in &classes::CONDITIONS[..14] {
-        tally.check_both(class, 15);
+        tally.check_both(class, 8);
     }
     for (class, _) in classes::REGISTERS {
         tally.check_both(class, 50);
@@ -118,7 +121,7 @@ pub(crate) fn check(tally: &Tally, _: u64) {
     for class in ["b.al", "b.nv", "svc"] {
         tally.check_ran(class, 30);
     }
-    tally.check_ran(classes::TO_ZERO, 5);
+    tally.check_ran(classes::TO_ZERO, 50);
     for class in [
         "pair on the stack",
         "one on the stack",
@@ -142,56 +145,39 @@ pub(crate) fn check(tally: &Tally, _: u64) {
 
 /// Functions that a wrong trampoline must be noticed of.
 pub(crate) fn wrong(world: &mut World, machine: &Machine, random: &mut Random) -> Vec<Wrong> {
-    let mut site = || {
+    /// What is behind the words is the address of something.
+    const ANOTHER_ADDRESS: Tamper = |plan| {
+        let at = plan.trampoline.len() - 8;
+        plan.trampoline[at] ^= 4;
+    };
+    // The bits that make another instruction of a word, by byte.
+    let words: [(&str, u32, &str, Tamper); 5] = [
+        // adr x0, .+0x1000
+        ("adr x0", 0x1000_8000, "x0: ", ANOTHER_ADDRESS),
+        // cmp x0, #1 becomes cmn x0, #1.
+        ("cmp x0", 0xf100_041f, "nzcv: ", |plan| plan.trampoline[3] ^= 0x40),
+        // str x0, [sp, #16] becomes str x0, [sp, #24].
+        ("str x0", 0xf900_0be0, "memory from ", |plan| plan.trampoline[1] ^= 4),
+        // mov x29, sp becomes mov x28, sp.
+        ("mov x29", 0x9100_03fd, "x29: ", |plan| plan.trampoline[0] ^= 1),
+        // fmov d0, x0 becomes fmov d1, x0.
+        ("fmov d0", 0x9e67_0000, "v1, ", |plan| plan.trampoline[0] ^= 1),
+    ];
+    let mut all = Vec::new();
+    for (class, word, noticed, tamper) in words {
         let mut site = Site::new(world, machine, random);
         site.state.x[0] = 1;
-        site
-    };
-    let mut all = vec![
-        // adr x0, .+0x1000; its address is behind the words.
-        Wrong {
-            case: site().finish("adr x0", 0x1000_8000),
-            tamper: |plan| {
-                let last = plan.trampoline.len() - 8;
-                plan.trampoline[last] ^= 4;
-            },
-            noticed: "x0: ",
-        },
-        // cmp x0, #1 becomes cmn x0, #1.
-        Wrong {
-            case: site().finish("cmp x0", 0xf100_041f),
-            tamper: |plan| plan.trampoline[3] ^= 0x40,
-            noticed: "nzcv: ",
-        },
-        // str x0, [sp, #16] becomes str x0, [sp, #24].
-        Wrong {
-            case: site().finish("str x0", 0xf900_0be0),
-            tamper: |plan| plan.trampoline[1] ^= 4,
-            noticed: "memory from ",
-        },
-        // fmov d0, x0 becomes fmov d1, x0.
-        Wrong {
-            case: site().finish("fmov d0", 0x9e67_0000),
-            tamper: |plan| plan.trampoline[0] ^= 1,
-            noticed: "v1",
-        },
-    ];
-    let mut load = site();
+        all.push(Wrong { case: site.finish(class, word), tamper, noticed });
+    }
+    let mut load = Site::new(world, machine, random);
     let to = load.data(19);
-    let distance = (to.wrapping_sub(load.here()) >> 2) as u32 & 0x7_ffff;
-    all.push(Wrong {
-        case: load.finish("ldr x0", 0x5800_0000 | distance << 5),
-        tamper: |plan| {
-            let last = plan.trampoline.len() - 8;
-            plan.trampoline[last] ^= 4;
-        },
-        noticed: "x0: ",
-    });
+    let word = 0x5800_0000 | classes::field(&load, to, 19) << 5;
+    all.push(Wrong { case: load.finish("ldr x0", word), tamper: ANOTHER_ADDRESS, noticed: "x0: " });
     // cbz x0 becomes cbnz x0.
-    let mut branch = site();
+    let mut branch = Site::new(world, machine, random);
     let to = branch.exit(19);
-    let distance = (to.wrapping_sub(branch.here()) >> 2) as u32 & 0x7_ffff;
-    let case = branch.finish("cbz x0", 0xb400_0000 | distance << 5);
+    let word = 0xb400_0000 | classes::field(&branch, to, 19) << 5;
+    let case = branch.finish("cbz x0", word);
     all.push(Wrong { case, tamper: |plan| plan.trampoline[3] ^= 1, noticed: "exit " });
     all
 }

@@ -14,7 +14,7 @@ const ROOM: u64 = 64;
 /// The stack of a case, and where its pointer is in it: exits write 512 bytes below.
 const STACK: (u64, u64) = (2048, 1280);
 /// `bti c`, `bti j`, `bti jc`
-const PADS: [u32; 3] = [0xd503_245f, 0xd503_249f, 0xd503_24df];
+pub(crate) const PADS: [u32; 3] = [0xd503_245f, 0xd503_249f, 0xd503_24df];
 
 /// A function whose displaced word is still missing.
 pub(crate) struct Site<'a> {
@@ -48,6 +48,13 @@ impl<'a> Site<'a> {
     /// Where the word will be.
     pub(crate) fn here(&self) -> u64 {
         self.address + self.bytes.len() as u64
+    }
+
+    /// For a word that would stay where it is if it were the first.
+    pub(crate) fn put_pad(&mut self) {
+        if self.bytes.is_empty() {
+            self.bytes.extend(PADS[0].to_le_bytes());
+        }
     }
 
     /// An exit that a distance in words of so many bits reaches.

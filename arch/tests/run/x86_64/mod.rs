@@ -15,7 +15,7 @@ use midflight_arch::{InstructionSet, Places};
 
 use super::case::{Case, Refused};
 use super::compare::{Tamper, Wrong};
-use super::memory::World;
+use super::memory::{PAGE, World};
 use super::random::Random;
 use super::tally::Tally;
 use crate::support;
@@ -36,8 +36,8 @@ const GIB2: i64 = 1 << 31;
 
 /// Functions are in the first arena; the others are up to nearly 2 GiB away from them, on both sides.
 pub(crate) fn world(random: &mut Random) -> World {
-    let mut middle = |low: i64, high: i64| random.within(low as u64..=high as u64).cast_signed() & !0xfff;
-    let (up, down) = (middle(4 * MIB, 1000 * MIB), middle(4 * MIB, 1000 * MIB));
+    let mut between = |low, high| (random.within(low..=high) & !(PAGE - 1)).cast_signed();
+    let (up, down) = (between(4 << 20, 1000 << 20), between(4 << 20, 1000 << 20));
     let arenas = [
         (0, 2 << 20),
         (up, 1 << 18),
