@@ -3,6 +3,7 @@
 
 mod aarch64;
 mod properties;
+mod run;
 mod support;
 mod windows;
 mod x86_64;

@@ -1,0 +1,58 @@
+//! What is refused, and must be wherever it stands.
+
+use midflight_arch::{Form, Refusal};
+
+use crate::run::case::Refused;
+use crate::run::random::Random;
+
+type IsRight = fn(&Refusal) -> bool;
+
+const WORDS: [(&str, u32, IsRight); 12] = [
+    ("bl", 0x9400_1234, is_call),
+    ("blr", 0xd63f_0120, is_call),
+    ("brk", 0xd420_0000, |why| matches!(why, Refusal::Breakpoint { .. })),
+    ("hvc", 0xd400_0002, |why| matches!(why, Refusal::Privileged { .. })),
+    ("eret", 0xd69f_03e0, |why| matches!(why, Refusal::Privileged { .. })),
+    ("ldxr", 0xc85f_7c20, is_unmovable),
+    ("stxr", 0xc802_7c20, is_unmovable),
+    ("tstart", 0xd523_3060, |why| matches!(why, Refusal::Transaction { .. })),
+    ("b to itself", 0x1400_0000, |why| matches!(why, Refusal::LoopsToEntry { .. })),
+    ("cbz to itself", 0xb400_0003, |why| matches!(why, Refusal::LoopsToEntry { .. })),
+    ("adr of itself", 0x3000_0005, |why| matches!(why, Refusal::ReadsOwnBytes { .. })),
+    ("literal in itself", 0x5800_0006, |why| matches!(why, Refusal::ReadsOwnBytes { .. })),
+];
+
+fn is_call(why: &Refusal) -> bool {
+    matches!(why, Refusal::Call { .. })
+}
+
+fn is_unmovable(why: &Refusal) -> bool {
+    matches!(why, Refusal::Unmovable { .. })
+}
+
+/// One of each.
+pub(crate) fn refusals(random: &mut Random) -> Vec<Refused> {
+    let mut refused = |class, form, offset, words: &[u32], is_right| Refused {
+        class,
+        form,
+        address: (random.within(1 << 32..=1 << 46) & !3) + offset,
+        bytes: words.iter().flat_map(|word| word.to_le_bytes()).collect(),
+        is_right,
+    };
+    // nop, ret
+    let rest = [0xd503_201f, 0xd65f_03c0];
+    let mut all: Vec<Refused> = Vec::new();
+    for (class, word, is_right) in WORDS {
+        all.push(refused(class, Form::Island, 0, &[word, rest[0], rest[1]], is_right));
+        all.push(refused(class, Form::Direct, 0, &[word, rest[1]], is_right));
+    }
+    // b to the word before
+    let back = [rest[0], 0x17ff_ffff, rest[1]];
+    all.push(refused("loop to the entry", Form::Island, 0, &back, |why| {
+        matches!(why, Refusal::LoopsToEntry { .. })
+    }));
+    all.push(refused("slot form", Form::Slot, 0, &rest, |why| matches!(why, Refusal::NoSuchForm { .. })));
+    all.push(refused("misaligned", Form::Direct, 2, &rest, |why| matches!(why, Refusal::Misaligned { .. })));
+    all.push(refused("too short", Form::Direct, 0, &[], |why| matches!(why, Refusal::TooShort { .. })));
+    all
+}
