@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::loader;
 use crate::memory;
+use crate::options::Options;
 use crate::plan;
 use crate::process::{self, Mapping, MemoryMap};
 use crate::sys::{self, Errno};
@@ -151,6 +152,20 @@ impl Capability {
 /// println!("{here}");
 /// ```
 pub fn capabilities() -> Capabilities {
+    capabilities_with(&Options::new())
+}
+
+/// As [`capabilities`], for commits with these options: threads that they leave alone
+/// ([`Options::ignore_thread`]) are not counted among those that block the signal, and have no say in which it is.
+///
+/// ```
+/// // The emulator's own thread, which was there before `main`.
+/// # let emulator = i32::MAX;
+/// // SAFETY: it runs the emulator's code only.
+/// let options = unsafe { midflight::Options::new().ignore_thread(emulator) };
+/// println!("{}", midflight::capabilities_with(&options));
+/// ```
+pub fn capabilities_with(options: &Options) -> Capabilities {
     let map = MemoryMap::read();
     // SAFETY: asks for a number that the kernel gave the process.
     let entry = unsafe { libc::getauxval(libc::AT_ENTRY) };
@@ -158,7 +173,7 @@ pub fn capabilities() -> Capabilities {
         kernel: kernel(),
         page_size: page_size(),
         strategy: Capability::full("stop: all other threads are held while code changes"),
-        signal: signal(),
+        signal: signal(options),
         barrier: barrier(),
         proc: proc(&map),
         memory_reads: memory_reads(),
@@ -188,8 +203,8 @@ fn page_size() -> Capability {
     Capability::full(format!("{} bytes", sys::page_size()))
 }
 
-fn signal() -> Capability {
-    let outlook = match threads::signal_outlook() {
+fn signal(options: &Options) -> Capability {
+    let outlook = match threads::signal_outlook(&options.ignored_threads) {
         Ok(outlook) => outlook,
         Err(error) => return Capability::missing("no signal can ask threads to stop", error),
     };

@@ -62,7 +62,7 @@ mod watch;
 pub mod fault;
 
 pub use applied::{Applied, applied};
-pub use capabilities::{Capabilities, Capability, Support, capabilities};
+pub use capabilities::{Capabilities, Capability, Support, capabilities, capabilities_with};
 pub use change::{Hook, Target, Transaction, replace, replace_with};
 pub use error::{Candidate, Error, NotSafe, PatchFault, Result, RuntimeDifference, ThreadName};
 pub use loader::ForeignPanic;

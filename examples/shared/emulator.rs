@@ -1,7 +1,8 @@
 //! Programs that run under an emulator share their process with threads of its own, which no commit can hold.
 
 use midflight::Options;
-use std::sync::OnceLock;
+use std::ptr::null_mut;
+use std::sync::atomic::{AtomicPtr, Ordering::SeqCst};
 
 /// The defaults, with an emulator's threads left alone.
 pub(crate) fn options() -> Options {
@@ -9,9 +10,9 @@ pub(crate) fn options() -> Options {
     threads().iter().fold(Options::new(), |options, tid| unsafe { options.ignore_thread(*tid) })
 }
 
-/// Threads of the process that are not the program's: they were there before `main`.
+/// Threads of the process that are not the program's: they were there before `main`, or in a forked child before this was
+/// asked first, which has to be before the child begins a thread.
 pub(crate) fn threads() -> &'static [i32] {
-    static THREADS: OnceLock<Vec<i32>> = OnceLock::new();
     /// What stands in this section runs before `main`.
     #[used]
     #[unsafe(link_section = ".init_array")]
@@ -19,10 +20,23 @@ pub(crate) fn threads() -> &'static [i32] {
     extern "C" fn note() {
         threads();
     }
-    THREADS.get_or_init(|| {
-        let me = std::fs::read_link("/proc/thread-self").unwrap_or_default();
-        let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
-        let others = tasks.map(|task| task.file_name()).filter(|tid| me.file_name() != Some(tid));
-        others.filter_map(|tid| tid.to_str()?.parse().ok()).collect()
-    })
+    static NOTED: AtomicPtr<(u32, Vec<i32>)> = AtomicPtr::new(null_mut());
+    // SAFETY: null, or leaked below.
+    let noted = unsafe { NOTED.load(SeqCst).as_ref() };
+    match noted.filter(|(process, _)| *process == std::process::id()) {
+        Some((_, threads)) => threads,
+        None => {
+            let new: &'static mut _ = Box::leak(Box::new((std::process::id(), others())));
+            NOTED.store(new, SeqCst);
+            threads()
+        }
+    }
+}
+
+/// All threads but the one that asks.
+fn others() -> Vec<i32> {
+    let me = std::fs::read_link("/proc/thread-self").unwrap_or_default();
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let others = tasks.map(|task| task.file_name()).filter(|tid| me.file_name() != Some(tid));
+    others.filter_map(|tid| tid.to_str()?.parse().ok()).collect()
 }

@@ -38,6 +38,13 @@ impl Occupied {
         Self { mappings, page: page(set), highest: end.next_power_of_two() - 2 * page(set) }
     }
 
+    /// With further memory (start, end) that is not free, in any order.
+    pub(crate) fn and(mut self, others: &[(u64, u64)]) -> Self {
+        self.mappings.extend_from_slice(others);
+        self.mappings.sort_unstable();
+        self
+    }
+
     /// The start of `len` free bytes (whole pages), inside `window` (of start addresses), nearest to
     /// `near`; below it rather than above, where heaps grow.
     pub(crate) fn find(&self, window: &RangeInclusive<u64>, len: u64, near: u64) -> Option<u64> {
@@ -108,6 +115,13 @@ mod tests {
         let all = 0..=u64::MAX;
         assert_eq!(occupied().find(&all, 0x2000, 0x48_0000), Some(0x3f_e000));
         assert_eq!(occupied().find(&(0x40_0000..=u64::MAX), 0x2000, 0x48_0000), Some(0x1060_0000));
+    }
+
+    #[test]
+    fn what_is_taken_without_a_line_is_passed_over() {
+        let find = |others: &[(u64, u64)]| occupied().and(others).find(&(0..=u64::MAX), 0x2000, 0x48_0000);
+        assert_eq!(find(&[(0x3f_e000, 0x3f_f000)]), Some(0x3f_c000));
+        assert_eq!(find(&[(0x3f_c000, 0x40_1000), (0x10_0000, 0x20_0000)]), Some(0x3f_a000));
     }
 
     #[test]

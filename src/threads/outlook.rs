@@ -13,20 +13,23 @@ pub(crate) struct SignalOutlook {
     pub(crate) signal: i32,
     /// Chosen by a commit before.
     pub(crate) in_use: bool,
-    /// How many threads other than this one block it, and not only for a moment.
+    /// How many threads that a hold would stop block it, and not only for a moment.
     pub(crate) blocking: usize,
     /// Why it is not SIGURG.
     pub(crate) why_not_urg: Option<String>,
 }
 
-pub(crate) fn signal_outlook() -> Result<SignalOutlook, Error> {
+/// Threads numbered in `ignored` are not looked at.
+pub(crate) fn signal_outlook(ignored: &[i32]) -> Result<SignalOutlook, Error> {
     let kernel = |step| move |errno: Errno| Error::Kernel { step, source: errno.into() };
     // Signal 0 is sent to nobody, but the kernel answers as for any other.
     let nothing = Ticket { epoch: 0, table: 0, place: 0 };
     signal::send(0, sys::gettid(), nothing).map_err(kernel("signal a thread"))?;
     let (me, mut others) = (sys::gettid(), Vec::new());
     let mut folder = TaskFolder::open().map_err(kernel("open /proc/self/task"))?;
-    folder.pass(|tid| others.extend((tid != me).then_some(tid))).map_err(kernel("list the threads"))?;
+    folder
+        .pass(|tid| others.extend((tid != me && !ignored.contains(&tid)).then_some(tid)))
+        .map_err(kernel("list the threads"))?;
     let survey = Survey::of(&others);
     let current = signal::current();
     let signal = current.map_or_else(|| survey.choose(), Ok)?;

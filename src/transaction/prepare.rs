@@ -195,16 +195,22 @@ fn place(new: &[NewSite<'_>], registry: &mut Registry) -> Result<(), Error> {
 
 /// Maps a block where the group wants it. A gap that somebody takes meanwhile means looking again.
 fn map_block(group: &plan::Group) -> Result<Option<NearBlock>, Error> {
+    let len = group.code + group.data;
+    // What is taken without standing in the map, as an emulator's own memory, is passed over in longer and longer steps.
+    let mut taken: Vec<(u64, u64)> = Vec::new();
     for _ in 0..TRIES {
         let now = MemoryMap::read()?;
         let mappings = now.all()?.iter().map(|one| (one.range.start, one.range.end, one.name.as_str()));
-        let occupied = Occupied::new(HOST, mappings);
-        let Some(start) = occupied.find(&group.window, group.code + group.data, group.near) else {
+        let occupied = Occupied::new(HOST, mappings).and(&taken);
+        let Some(start) = occupied.find(&group.window, len, group.near) else {
             return Ok(None);
         };
         match NearBlock::map(start, group.code, group.data) {
             Ok(block) => return Ok(Some(block)),
-            Err(Errno(libc::EEXIST)) => {}
+            Err(Errno(libc::EEXIST)) => {
+                let step = len << (taken.len() / 2).min(8);
+                taken.push((start.saturating_sub(step), start.saturating_add(step)));
+            }
             Err(errno) => return Err(kernel("map near memory", errno)),
         }
     }

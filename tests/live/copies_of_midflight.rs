@@ -2,7 +2,7 @@
 //! what one has changed the other refuses to touch.
 
 use crate::adds;
-use crate::support::{child, fixtures, patient, watchdog};
+use crate::support::{child, emulator, fixtures, patient, watchdog};
 use midflight::fault::{self, Stage};
 use midflight::{Error, Transaction};
 use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
@@ -28,12 +28,22 @@ impl Second {
     }
 
     fn commit(&self, target: *const (), milliseconds: u64) -> i32 {
+        self.know_the_emulator();
         // SAFETY: it has this type.
         let commit = unsafe { self.0.get::<Commit>(b"second_copy_commit") }.unwrap();
         commit(target, a_thousand as *const (), milliseconds)
     }
 
+    /// Before each use: in a forked child it is another thread.
+    fn know_the_emulator(&self) {
+        for tid in emulator::threads() {
+            // SAFETY: it has this type.
+            unsafe { self.0.get::<extern "C" fn(i32)>(b"second_copy_ignore") }.unwrap()(*tid);
+        }
+    }
+
     fn roll_back(&self) -> i32 {
+        self.know_the_emulator();
         // SAFETY: it has this type.
         unsafe { self.0.get::<extern "C" fn() -> i32>(b"second_copy_roll_back") }.unwrap()()
     }

@@ -12,7 +12,8 @@
 //! }
 //! ```
 //!
-//! by rustc 1.95 with `-C opt-level=z -C panic=abort --emit asm`, and of the same in C by gcc 12 with `-O2 -fPIC -S`.
+//! by rustc (1.95 for x86-64, 1.96 for aarch64) with `-C opt-level=z -C panic=abort --emit asm`, and of the same in C by
+//! gcc 12 with `-O2 -fPIC -S`.
 //! They are never made anew: when the format changes in a way that breaks them, its version has to change.
 
 use crate::adds;
@@ -26,24 +27,23 @@ adds! {
     live_format_v1_c + 1;
 }
 
+#[cfg(target_arch = "x86_64")]
+const RUST: &str = include_str!("../fixtures/format_v1/rust_x86_64.s");
+#[cfg(target_arch = "aarch64")]
+const RUST: &str = include_str!("../fixtures/format_v1/rust_aarch64.s");
+#[cfg(target_arch = "x86_64")]
+const C: &str = include_str!("../fixtures/format_v1/c_x86_64.s");
+#[cfg(target_arch = "aarch64")]
+const C: &str = include_str!("../fixtures/format_v1/c_aarch64.s");
+
 #[test]
 fn a_library_of_version_1_in_rust_works() {
-    works(
-        "libold_rust.so",
-        include_str!("../fixtures/format_v1/rust_x86_64.s"),
-        "built-with-0.1.0",
-        live_format_v1,
-    );
+    works("libold_rust.so", RUST, "built-with-0.1.0", live_format_v1);
 }
 
 #[test]
 fn a_library_of_version_1_in_c_works() {
-    works(
-        "libold_c.so",
-        include_str!("../fixtures/format_v1/c_x86_64.s"),
-        "built-with-0.1.0-in-c",
-        live_format_v1_c,
-    );
+    works("libold_c.so", C, "built-with-0.1.0-in-c", live_format_v1_c);
 }
 
 /// The document is what others write libraries by.
@@ -51,7 +51,8 @@ const DOCUMENT: &str = include_str!("../../docs/patch-format.md");
 
 #[test]
 fn the_library_of_the_document_works() {
-    let (_, rest) = DOCUMENT.split_once("```asm x86-64\n").unwrap();
+    let machine = if cfg!(target_arch = "x86_64") { "x86-64" } else { "aarch64" };
+    let (_, rest) = DOCUMENT.split_once(&format!("```asm {machine}\n")).unwrap();
     let (assembly, _) = rest.split_once("```").unwrap();
     works("libthousand.so", assembly, "thousand", live_format_doc);
 }

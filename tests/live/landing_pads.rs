@@ -25,6 +25,11 @@ const SOURCE: &str = r#"
             ".balign 4096\n.skip 4092\n.globl guarded_across\n.type guarded_across, %function\n"
             "guarded_across: paciasp\n stp x29, x30, [sp, -16]!\n add x0, x0, 2\n ldp x29, x30, [sp], 16\n retaa\n"
             ".size guarded_across, . - guarded_across\n"
+            // Another function at the second word.
+            ".balign 16\n.globl guarded_outer\n.type guarded_outer, %function\n"
+            ".globl guarded_inner\n.type guarded_inner, %function\n"
+            "guarded_outer: paciasp\nguarded_inner: nop\n retaa\n.size guarded_outer, . - guarded_outer\n"
+            ".size guarded_inner, . - guarded_inner\n"
             // As a function without a landing pad.
             ".balign 16\n.globl guarded_without_pad\n.type guarded_without_pad, %function\n"
             "guarded_without_pad: ret\n.size guarded_without_pad, . - guarded_without_pad\n"
@@ -103,6 +108,20 @@ fn a_check_tells_both_displaced_words() {
     let signed = if processor_insists() { 2 } else { 1 };
     assert_eq!(displaced, [signed, 1], "{check}");
     assert_eq!(check.functions[0].displaced[0], "paciasp", "{check}");
+}
+
+#[test]
+fn a_function_that_begins_at_the_second_word_is_not_run_over() {
+    if !processor_insists() {
+        return; // One word is displaced.
+    }
+    let folder = Folder::new();
+    let (path, library) = library(&folder, "libouter.so");
+    let mut change = Transaction::new();
+    change.replace(format!("{}!guarded_outer", path.display()), processor_insists as *const ());
+    let error = change.check_with(&patient()).unwrap_err();
+    let inner = address(&library, "guarded_inner") as u64;
+    assert!(matches!(&error, Error::Overlap { other_address, .. } if *other_address == inner), "{error}");
 }
 
 #[test]

@@ -21,7 +21,6 @@ mod copies_of_midflight;
 mod errors;
 mod faults;
 mod fork;
-#[cfg(target_arch = "x86_64")]
 mod format;
 #[cfg(target_arch = "x86_64")]
 mod guide;

@@ -4,7 +4,7 @@
 use crate::support::fixtures::{self, Folder};
 use crate::support::{child, emulator, watchdog};
 use crate::target;
-use midflight::{Applied, Error, Patch, Transaction};
+use midflight::{Applied, Error, Options, Patch, Transaction};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
@@ -68,6 +68,8 @@ fn storm(what: &str, threads: usize, cycles: u64, apply: impl Fn() -> Result<App
     let soak =
         std::env::var("MIDFLIGHT_SOAK").ok().and_then(|text| text.parse().ok()).map(Duration::from_secs);
     let _watchdog = watchdog::start(soak.unwrap_or_default() + Duration::from_secs(240));
+    // Instruction by instruction translated, all takes longer; so do holds.
+    let cycles = if emulator::is_there() { cycles / 20 } else { cycles };
     let callers: Vec<Caller> = (0..threads).map(|_| Caller::default()).collect();
     let done = AtomicBool::new(false);
     let (mut complete, mut late, start) = (0u64, 0u64, Instant::now());
@@ -120,10 +122,16 @@ fn storm(what: &str, threads: usize, cycles: u64, apply: impl Fn() -> Result<App
     assert!(late * 100 <= complete, "{late} of {complete} ended at their deadline");
 }
 
+/// The default deadline, but under an emulator.
+fn options() -> Options {
+    let options = emulator::options();
+    if emulator::is_there() { options.deadline(Duration::from_secs(20)) } else { options }
+}
+
 /// A rollback that comes too late is tried again: the storm must not end with the patch on.
 fn roll_back(applied: &Applied, late: &mut u64) -> Result<(), Error> {
     loop {
-        match applied.rollback_with(&emulator::options()) {
+        match applied.rollback_with(&options()) {
             Err(Error::Deadline { .. }) => *late += 1,
             other => return other.map(drop),
         }
@@ -134,14 +142,14 @@ fn near_storm(threads: usize, cycles: u64) {
     let mut change = Transaction::new();
     change.replace("live_storm", near as *const ());
     // SAFETY: same type.
-    storm("near", threads, cycles, || unsafe { change.commit(&emulator::options()) });
+    storm("near", threads, cycles, || unsafe { change.commit(&options()) });
 }
 
 fn far_storm(threads: usize, cycles: u64) {
     let folder = Folder::new();
     let patch = Patch::open(fixtures::patch(&folder, "libstorm.so", FAR)).unwrap();
     // SAFETY: same type.
-    storm("far", threads, cycles, || unsafe { patch.apply(&emulator::options()) });
+    storm("far", threads, cycles, || unsafe { patch.apply(&options()) });
 }
 
 #[test]

@@ -11,9 +11,14 @@ pub fn options() -> midflight::Options {
     shared::options()
 }
 
+/// The emulator's threads, in this process.
+pub fn threads() -> &'static [i32] {
+    shared::threads()
+}
+
 /// Is there an emulator around this process?
 pub fn is_there() -> bool {
-    !shared::threads().is_empty()
+    !threads().is_empty()
 }
 
 /// Runs `program`, which was built for this process's machine: as cargo runs it, if cargo was told how.

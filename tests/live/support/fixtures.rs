@@ -40,10 +40,6 @@ impl Folder {
     }
 
     /// As [`Self::library`], of assembly.
-    #[cfg_attr(
-        not(target_arch = "x86_64"),
-        allow(dead_code, reason = "of the fixtures, which are for x86-64")
-    )]
     pub fn assembled(&self, name: &str, source: &str) -> PathBuf {
         self.compile(&compiler("CC", "cc"), "s", name, source, &[""; 0])
     }
