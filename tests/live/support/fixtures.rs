@@ -140,8 +140,7 @@ fn patch_library(package: &str) -> PathBuf {
 pub fn plain_host() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
-        cargo_build(&["--release", "--package", "plain_host"], target).join("release/plain_host")
+        cargo_build(&["--release", "--package", "plain_host"], target_folder()).join("release/plain_host")
     })
 }
 
@@ -162,9 +161,17 @@ pub fn optimised(cured: bool, settings: &[&str]) -> PathBuf {
 pub fn second_copy() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
-        let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
-        cargo_build(&["--example", "second_copy"], target).join("debug/examples/libsecond_copy.so")
+        cargo_build(&["--example", "second_copy"], target_folder()).join("debug/examples/libsecond_copy.so")
     })
+}
+
+/// Where cargo builds what these tests are part of.
+fn target_folder() -> &'static Path {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap();
+    match emulator::target() {
+        Some(target) if folder.ends_with(target) => folder.parent().unwrap(),
+        _ => folder,
+    }
 }
 
 /// Builds in the folder `target`, and answers what of it is for this process's machine.
