@@ -12,8 +12,6 @@ mod bad_input;
 mod by_hand;
 mod bytes;
 mod capabilities;
-// Nothing in it depends on the machine, and emulated compilers are slow.
-#[cfg(target_arch = "x86_64")]
 mod compile_fail;
 mod contract;
 mod copies;
@@ -22,7 +20,6 @@ mod errors;
 mod faults;
 mod fork;
 mod format;
-#[cfg(target_arch = "x86_64")]
 mod guide;
 mod held;
 mod held_code;
