@@ -90,7 +90,18 @@ const LAYERS: &[(&str, &[&str])] = &[
     ),
     (
         "capabilities",
-        &["transaction", "threads", "memory", "loader", "options", "process", "plan", "sys", "error", "serialize"],
+        &[
+            "transaction",
+            "threads",
+            "memory",
+            "loader",
+            "options",
+            "process",
+            "plan",
+            "sys",
+            "error",
+            "serialize",
+        ],
     ),
     ("watch", &["patch", "applied", "transaction", "threads", "sys", "options", "error", "serialize"]),
 ];
