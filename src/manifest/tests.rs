@@ -277,7 +277,7 @@ fn compile(flags: &[&str]) -> Vec<u8> {
     let root = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let scratch = Scratch::new();
     let output = scratch.0.join("libpatch.so");
-    let mut cc = Command::new("cc");
+    let mut cc = Command::new(std::env::var_os("CC").unwrap_or_else(|| "cc".into()));
     cc.args(["-shared", "-fPIC", "-Wall", "-Wextra", "-Wpedantic", "-Werror"]).args(flags);
     cc.arg("-I").arg(root.join("include")).arg("-o").arg(&output).arg(root.join("tests/fixtures/manifest.c"));
     let result = cc.output().unwrap();
