@@ -53,7 +53,10 @@ fn stopped() {
             let events = events.join().unwrap();
             assert!(events.last().is_some_and(|last| last.ends_with("no longer watched")), "{events:?}");
         });
-        assert_eq!(watching(), 0);
+        // Who joins a thread goes on a little before it is gone from the list.
+        while watching() > 0 {
+            std::thread::yield_now();
+        }
         watched.put(&number(&folder, "live_watch_stopped", 11), "b.so");
         assert!(watch.next_event(Duration::MAX).is_none(), "there will be none");
         watch.stop().unwrap();
