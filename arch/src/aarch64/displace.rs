@@ -56,6 +56,8 @@ fn check_movable(word: &Word) -> Result<(), Refusal> {
         Kind::SignWithPc => unmovable("it signs or authenticates with its own address"),
         Kind::Exclusive => unmovable("an exclusive load and its store must stay together"),
         Kind::Copy => unmovable("the words of a memory copy or set must stay together"),
+        // Arm ARM, `MOVPRFX`: any other word behind it, and so the branch back, is CONSTRAINED UNPREDICTABLE.
+        Kind::Prefix => unmovable("the word that it prefixes must be the next one"),
         _ => Ok(()),
     }
 }

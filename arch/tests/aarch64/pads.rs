@@ -162,6 +162,13 @@ fn case_095_words_that_must_stay_together() {
     for word in [0xc85f_7c20u32, 0x8803_fc20, 0xc87f_0440, 0x1901_0440, 0x1d01_0440, 0x19c2_0420] {
         assert!(matches!(refused(&words(&[word])), Refusal::Unmovable { .. }), "{word:x}");
     }
+    // movprfx z0.s, p0/z, z0.s: what compilers make of the first word of `svadd_z`. movprfx z0, z1
+    for word in [0x0490_2000u32, 0x0420_bc20] {
+        let function = words(&[word, 0x0480_0020, 0xd65f_03c0]);
+        assert!(matches!(refused(&function), Refusal::Unmovable { .. }), "{word:x}");
+        let signed = words(&[0xd503_233f, word, 0x0480_0020, 0xd65f_03bf]);
+        assert!(matches!(refusal_of(&measured_guarded(&signed)), Refusal::Unmovable { .. }), "{word:x}");
+    }
     // casp, cas, ldar, swp are whole.
     for word in [0x4820_7c82u32, 0x88a0_7c41, 0x88df_fc20, 0xb820_8041] {
         assert!(measured(&words(&[word])).usable(Form::Island).is_ok(), "{word:x}");
