@@ -103,6 +103,23 @@ fn case_089_the_second_word_must_be_movable_and_there() {
 }
 
 #[test]
+fn case_088_a_second_landing_pad_is_where_computed_branches_come() {
+    // `bti c; bti j` is what GCC makes of `again: ...; goto *t[i];`. A branch in its place is no landing pad, and goes to
+    // the replacement in the middle of a call.
+    for second in [0xd503_245fu32, 0xd503_249f, 0xd503_24df] {
+        for first in [0xd503_245f, 0xd503_233f] {
+            let function = words(&[first, second, 0xd503_201f, 0xd61f_0020]);
+            let refusal = refusal_of(&measured_guarded(&function));
+            let is_it = |address| matches!(refusal, Refusal::Unmovable { address: at, .. } if at == address);
+            assert!(is_it(AT + 4), "{first:x} {second:x}: {refusal}");
+        }
+        assert!(matches!(refused(&words(&[0xd503_245f, second])), Refusal::Unmovable { .. }), "{second:x}");
+    }
+    // Behind what is displaced it may stand.
+    assert!(measured(&words(&[0xd503_245f, 0xd503_201f, 0xd503_249f])).usable(Form::Island).is_ok());
+}
+
+#[test]
 fn guarded_functions_that_are_only_called_directly_need_no_landing_pad() {
     let function = words(&[0xd503_201f, 0xd503_233f, 0xd65f_03c0]);
     let plan = plan_of(&measured_guarded(&function), &function, Form::Island);
