@@ -35,7 +35,8 @@ impl Occupied {
             })
             .collect();
         let end = mappings.iter().map(|(_, end)| *end).max().unwrap_or_default();
-        Self { mappings, page: page(set), highest: end.next_power_of_two() - 2 * page(set) }
+        let highest = end.checked_next_power_of_two().unwrap_or(KERNEL).saturating_sub(2 * page(set));
+        Self { mappings, page: page(set), highest }
     }
 
     /// With further memory (start, end) that is not free, in any order.
@@ -131,6 +132,15 @@ mod tests {
         assert_eq!(occupied().find(&(0x3f_f001..=0x3f_ffff), 0x1000, 0x48_0000), None);
         assert_eq!(occupied().find(&(0x3f_f000..=0x3f_f000), 0x2000, 0x48_0000), None);
         assert_eq!(occupied().find(&(0..=0xffff), 0x1000, 0), None);
+    }
+
+    #[test]
+    fn of_a_map_that_says_nothing_nothing_is_free() {
+        for set in [InstructionSet::X86_64, InstructionSet::Aarch64] {
+            let nothing = Occupied::new(set, std::iter::empty());
+            assert_eq!(nothing.find(&(0..=u64::MAX), 0x2_0000, 0x40_0000), None);
+            assert_eq!(nothing.free(&(0..=u64::MAX)), (0, 0));
+        }
     }
 
     #[test]

@@ -17,17 +17,19 @@ pub(super) fn is_guarded(module: &Module, image: &ModuleImage, file: &ModuleFile
         return false;
     }
     let code = module.segments.iter().find(|(_, executable)| *executable).map(|(range, _)| range.start);
-    let smaps = || File::open("/proc/self/smaps").or_else(|_| File::open("/proc/thread-self/smaps"));
-    let told = code.and_then(|code| flag(BufReader::new(smaps().ok()?), code));
-    told.unwrap_or(true)
+    // The process's is empty once the main thread has ended, and an emulator may know only that.
+    let told = |path| flag(BufReader::new(File::open(path).ok()?), code?);
+    told("/proc/self/smaps").or_else(|| told("/proc/thread-self/smaps")).unwrap_or(true)
 }
 
 /// Does the mapping that holds `address` have the flag `bt`? (proc_pid_smaps(5), VmFlags.) None where that is not told, or
 /// it is not told of this process: an emulator's is mapped otherwise.
 fn flag(smaps: impl BufRead, address: u64) -> Option<bool> {
     let mut is_it = false;
-    for line in smaps.lines() {
+    // Names of files are any bytes.
+    for line in smaps.split(b'\n') {
         let line = line.ok()?;
+        let line = String::from_utf8_lossy(&line);
         if let Some(flags) = line.strip_prefix("VmFlags:").filter(|_| is_it) {
             let has = |wanted| flags.split_ascii_whitespace().any(|flag| flag == wanted);
             return has("ex").then(|| has("bt"));
@@ -63,5 +65,8 @@ VmFlags: rd mr mw me
         assert_eq!(flag(SMAPS.as_bytes(), 0xffff_9000_1000), None);
         assert_eq!(flag(SMAPS.as_bytes(), 0x1000), None);
         assert_eq!(flag(&b"\xff\n"[..], 0x1000), None);
+        let named = b"aaaad0000000-aaaad0010000 r-xp 00000000 fd:00 12 /usr/lib/lib\xff.so\nVmFlags: rd ex mr mw me\n";
+        assert_eq!(flag([named, SMAPS.as_bytes()].concat().as_slice(), 0xaaaa_d0c8_0000), Some(true));
+        assert_eq!(flag([named, SMAPS.as_bytes()].concat().as_slice(), 0xaaaa_d000_0000), Some(false));
     }
 }

@@ -47,6 +47,8 @@ pub(crate) enum Kind {
     Exclusive,
     /// One of the three words of a memory copy or set.
     Copy,
+    /// `movprfx`, which is one operation with the word behind it.
+    Prefix,
     /// Start, commit or cancellation of a transaction.
     Transaction,
     /// What only the system may run.
@@ -157,6 +159,7 @@ fn kind(word: u32) -> Kind {
         _ if is(0x3e80_0000, 0x0800_0000) && !is(0xbfa0_0000, 0x0820_0000) => Kind::Exclusive,
         _ if is(0xfb20_0c00, 0x1900_0400) => Kind::Copy,
         _ if is(0x3fff_0c00, 0x1ddf_0000) => Kind::Copy, // `setgop` and its kin
+        _ if is(0xffff_fc00, 0x0420_bc00) || is(0xff3e_e000, 0x0410_2000) => Kind::Prefix,
         0xd503_307f => Kind::Transaction,
         _ if is(0xffff_ffe0, 0xd523_3060) => Kind::Transaction,
         _ => Kind::Other,

@@ -53,9 +53,14 @@ fn check_movable(word: &Word) -> Result<(), Refusal> {
         Kind::Breakpoint => Err(Refusal::Breakpoint { address, text }),
         Kind::Transaction => Err(Refusal::Transaction { address, text }),
         Kind::Privileged => Err(Refusal::Privileged { address, text }),
+        // The first of a function is not displaced: this is another place that computed branches come to, as
+        // the `bti j` of a loop from the top with `goto *`.
+        Kind::LandingPad => unmovable("computed branches come here"),
         Kind::SignWithPc => unmovable("it signs or authenticates with its own address"),
         Kind::Exclusive => unmovable("an exclusive load and its store must stay together"),
         Kind::Copy => unmovable("the words of a memory copy or set must stay together"),
+        // Arm ARM, `MOVPRFX`: any other word behind it, and so the branch back, is CONSTRAINED UNPREDICTABLE.
+        Kind::Prefix => unmovable("the word that it prefixes must be the next one"),
         _ => Ok(()),
     }
 }

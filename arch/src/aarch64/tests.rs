@@ -181,11 +181,14 @@ fn what_must_not_be_moved_is_known() {
                 "udf" => Kind::Undefined,
                 "hvc" | "smc" | "hlt" | "eret" | "eretaa" | "eretab" | "drps" => Kind::Privileged,
                 "tstart" | "tcommit" | "tcancel" => Kind::Transaction,
+                "movprfx" => Kind::Prefix,
                 _ if is_exclusive(name) => Kind::Exclusive,
                 _ if is_part_of_copy(definition) => Kind::Copy,
                 _ => {
-                    let fits =
-                        !matches!(kind, Kind::Exclusive | Kind::Copy | Kind::Breakpoint | Kind::Return);
+                    let fits = !matches!(
+                        kind,
+                        Kind::Exclusive | Kind::Copy | Kind::Prefix | Kind::Breakpoint | Kind::Return
+                    );
                     assert!(fits, "{value:#010x} {name}: {kind:?}");
                     continue;
                 }

@@ -103,6 +103,23 @@ fn case_089_the_second_word_must_be_movable_and_there() {
 }
 
 #[test]
+fn case_088_a_second_landing_pad_is_where_computed_branches_come() {
+    // `bti c; bti j` is what GCC makes of `again: ...; goto *t[i];`. A branch in its place is no landing pad, and goes to
+    // the replacement in the middle of a call.
+    for second in [0xd503_245fu32, 0xd503_249f, 0xd503_24df] {
+        for first in [0xd503_245f, 0xd503_233f] {
+            let function = words(&[first, second, 0xd503_201f, 0xd61f_0020]);
+            let refusal = refusal_of(&measured_guarded(&function));
+            let is_it = |address| matches!(refusal, Refusal::Unmovable { address: at, .. } if at == address);
+            assert!(is_it(AT + 4), "{first:x} {second:x}: {refusal}");
+        }
+        assert!(matches!(refused(&words(&[0xd503_245f, second])), Refusal::Unmovable { .. }), "{second:x}");
+    }
+    // Behind what is displaced it may stand.
+    assert!(measured(&words(&[0xd503_245f, 0xd503_201f, 0xd503_249f])).usable(Form::Island).is_ok());
+}
+
+#[test]
 fn guarded_functions_that_are_only_called_directly_need_no_landing_pad() {
     let function = words(&[0xd503_201f, 0xd503_233f, 0xd65f_03c0]);
     let plan = plan_of(&measured_guarded(&function), &function, Form::Island);
@@ -161,6 +178,13 @@ fn case_095_words_that_must_stay_together() {
     // ldxr, stlxr, ldxp; cpyfp, setp
     for word in [0xc85f_7c20u32, 0x8803_fc20, 0xc87f_0440, 0x1901_0440, 0x1d01_0440, 0x19c2_0420] {
         assert!(matches!(refused(&words(&[word])), Refusal::Unmovable { .. }), "{word:x}");
+    }
+    // movprfx z0.s, p0/z, z0.s: what compilers make of the first word of `svadd_z`. movprfx z0, z1
+    for word in [0x0490_2000u32, 0x0420_bc20] {
+        let function = words(&[word, 0x0480_0020, 0xd65f_03c0]);
+        assert!(matches!(refused(&function), Refusal::Unmovable { .. }), "{word:x}");
+        let signed = words(&[0xd503_233f, word, 0x0480_0020, 0xd65f_03bf]);
+        assert!(matches!(refusal_of(&measured_guarded(&signed)), Refusal::Unmovable { .. }), "{word:x}");
     }
     // casp, cas, ldar, swp are whole.
     for word in [0x4820_7c82u32, 0x88a0_7c41, 0x88df_fc20, 0xb820_8041] {

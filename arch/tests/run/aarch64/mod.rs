@@ -66,11 +66,8 @@ pub(crate) fn cases(world: &mut World, machine: &Machine, random: &mut Random, _
         }
         cases.push(classes::system_call(Site::new(world, machine, random)));
         for _ in 0..40 {
-            let mut site = Site::new(world, machine, random);
+            let site = Site::new(world, machine, random);
             let (class, word) = words::word(site.random);
-            if site::PADS.contains(&word) {
-                site.put_pad();
-            }
             cases.push(site.finish(class, word));
         }
     }

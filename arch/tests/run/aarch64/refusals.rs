@@ -51,6 +51,9 @@ pub(crate) fn refusals(random: &mut Random) -> Vec<Refused> {
     all.push(refused("loop to the entry", Form::Island, 0, &back, |why| {
         matches!(why, Refusal::LoopsToEntry { .. })
     }));
+    // bti c; bti j
+    let pads = [0xd503_245f, 0xd503_249f, rest[1]];
+    all.push(refused("second landing pad", Form::Island, 0, &pads, is_unmovable));
     all.push(refused("slot form", Form::Slot, 0, &rest, |why| matches!(why, Refusal::NoSuchForm { .. })));
     all.push(refused("misaligned", Form::Direct, 2, &rest, |why| matches!(why, Refusal::Misaligned { .. })));
     all.push(refused("too short", Form::Direct, 0, &[], |why| matches!(why, Refusal::TooShort { .. })));

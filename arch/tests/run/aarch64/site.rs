@@ -15,7 +15,7 @@ const ROOM: u64 = 64;
 /// The stack of a case, and where its pointer is in it: exits write 512 bytes below.
 const STACK: (u64, u64) = (2048, 1280);
 /// `bti c`, `bti j`, `bti jc`
-pub(crate) const PADS: [u32; 3] = [0xd503_245f, 0xd503_249f, 0xd503_24df];
+const PADS: [u32; 3] = [0xd503_245f, 0xd503_249f, 0xd503_24df];
 
 /// `paciasp`, `pacibsp`
 const SIGNS: [u32; 2] = [0xd503_233f, 0xd503_237f];
@@ -76,13 +76,6 @@ impl<'a> Site<'a> {
     pub(crate) fn must_not_sign(&mut self) {
         self.bytes.clear();
         self.guarded = false;
-    }
-
-    /// For a word that would stay where it is if it were the first.
-    pub(crate) fn put_pad(&mut self) {
-        if self.bytes.is_empty() {
-            self.bytes.extend(PADS[0].to_le_bytes());
-        }
     }
 
     /// An exit that a distance in words of so many bits reaches.

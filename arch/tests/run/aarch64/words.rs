@@ -192,8 +192,6 @@ fn hint(random: &mut Random) -> u32 {
         0xd503_231f, // paciaz
         0xd503_211f, // pacia1716
         0xd503_20ff, // xpaclri
-        0xd503_245f, // bti c
-        0xd503_249f, // bti j
         0xd503_3bbf, // dmb ish
         0xd503_39bf, // dmb ishld
         0xd503_3fdf, // isb
