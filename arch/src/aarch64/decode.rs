@@ -124,6 +124,11 @@ impl Word {
         matches!(self.kind, Kind::Branch | Kind::Call | Kind::Conditional(_))
     }
 
+    /// `bti j`, `bti jc`
+    pub(crate) fn is_for_jumps(&self) -> bool {
+        self.kind == Kind::LandingPad && self.value & 0x80 != 0
+    }
+
     /// The register in the lowest bits.
     pub(crate) fn register(&self) -> u32 {
         self.value & 31

@@ -24,6 +24,7 @@ pub(crate) fn displace(function: &Function<'_>, kept: u64, count: usize) -> Resu
     for word in &words {
         check_movable(word)?;
     }
+    check_computed(function)?;
     for word in decode::words(function) {
         check_reference(&word, address, site..site + span as u64)?;
     }
@@ -61,6 +62,19 @@ fn check_movable(word: &Word) -> Result<(), Refusal> {
         Kind::Copy => unmovable("the words of a memory copy or set must stay together"),
         // Arm ARM, `MOVPRFX`: any other word behind it, and so the branch back, is CONSTRAINED UNPREDICTABLE.
         Kind::Prefix => unmovable("the word that it prefixes must be the next one"),
+        _ => Ok(()),
+    }
+}
+
+/// A `bti` at the entry for jumps is that of a loop from the top with `goto *`, if the function computes jumps: GCC puts
+/// nothing before it where the function is only called directly.
+fn check_computed(function: &Function<'_>) -> Result<(), Refusal> {
+    let mut words = decode::words(function);
+    match words.next() {
+        Some(pad) if pad.is_for_jumps() && words.any(|word| word.kind == Kind::Jump) => {
+            let reason = "computed branches of the function may come back here";
+            Err(Refusal::Unmovable { address: pad.at, text: pad.to_string(), reason })
+        }
         _ => Ok(()),
     }
 }

@@ -115,6 +115,13 @@ fn case_088_a_second_landing_pad_is_where_computed_branches_come() {
         }
         assert!(matches!(refused(&words(&[0xd503_245f, second])), Refusal::Unmovable { .. }), "{second:x}");
     }
+    // GCC's `bti j` alone, where the function is only called directly: br x2 may go there.
+    for (pad, is_usable) in [(0xd503_249f, false), (0xd503_24df, false), (0xd503_245f, true)] {
+        let function = words(&[pad, 0xd503_203f, 0xd61f_0040]);
+        for measure in [measured(&function), measured_guarded(&function)] {
+            assert_eq!(measure.usable(Form::Island).is_ok(), is_usable, "{pad:x}");
+        }
+    }
     // Behind what is displaced it may stand.
     assert!(measured(&words(&[0xd503_245f, 0xd503_201f, 0xd503_249f])).usable(Form::Island).is_ok());
 }
