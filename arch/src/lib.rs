@@ -42,6 +42,6 @@ mod x86_64;
 
 pub use refusal::Refusal;
 pub use site::{
-    Displaced, DisplacedInstruction, Form, Function, InstructionSet, Measure, PcMap, Places, SitePlan,
-    encode, island_room, measure, slot_room,
+    Around, Displaced, DisplacedInstruction, Form, Function, InstructionSet, Measure, PcMap, Places,
+    SitePlan, encode, island_room, measure, measure_in, slot_room,
 };

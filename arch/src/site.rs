@@ -37,6 +37,20 @@ pub struct Function<'a> {
     pub guarded: bool,
 }
 
+/// What is known of the bytes around a function. Nothing by default.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Around<'a> {
+    /// The bytes right behind the function, as far as they are known: whoever's they are.
+    pub behind: &'a [u8],
+    /// How many of them are padding: NOP and INT3 instructions that belong to no symbol and to no unwind entry, so that
+    /// nothing runs them.
+    pub padding: usize,
+    /// Further such padding near the function: the run-time address, and the bytes.
+    pub paddings: &'a [(u64, &'a [u8])],
+    /// Whether returns are compared with a shadow stack, so that a call cannot be made by other instructions.
+    pub shadow_stack: bool,
+}
+
 /// How an entry jump gets to the replacement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -47,6 +61,13 @@ pub enum Form {
     Slot,
     /// A branch to an island, which jumps through the slot.
     Island,
+    /// A branch to an island, of which only the bytes of the first instruction are written; the bytes that follow stay,
+    /// and say where the island has to be.
+    Punned,
+    /// A branch of two bytes to padding near the function, and there one to an island.
+    Relay,
+    /// A jump to an island at any distance, whose address stands behind it.
+    Absolute,
 }
 
 impl fmt::Display for Form {
@@ -55,6 +76,9 @@ impl fmt::Display for Form {
             Self::Direct => "direct",
             Self::Slot => "slot",
             Self::Island => "island",
+            Self::Punned => "punned",
+            Self::Relay => "relay",
+            Self::Absolute => "absolute",
         })
     }
 }
@@ -102,6 +126,9 @@ pub struct Measure {
     pub(crate) direct: Result<Displaced, Refusal>,
     pub(crate) slot: Result<Displaced, Refusal>,
     pub(crate) island: Result<Displaced, Refusal>,
+    pub(crate) punned: Result<Displaced, Refusal>,
+    pub(crate) relay: Result<Displaced, Refusal>,
+    pub(crate) absolute: Result<Displaced, Refusal>,
 }
 
 impl Measure {
@@ -134,6 +161,9 @@ impl Measure {
             Form::Direct => self.direct.as_ref(),
             Form::Slot => self.slot.as_ref(),
             Form::Island => self.island.as_ref(),
+            Form::Punned => self.punned.as_ref(),
+            Form::Relay => self.relay.as_ref(),
+            Form::Absolute => self.absolute.as_ref(),
         }
     }
 
@@ -261,10 +291,16 @@ pub const fn slot_room() -> usize {
 
 /// Says for each form which instructions are displaced, or why it cannot be used.
 ///
-/// Needs no address but the function's own, and takes any bytes.
+/// Needs no address but the function's own, and takes any bytes. Of what is around the function nothing is known; see
+/// [`measure_in`].
 pub fn measure(set: InstructionSet, function: &Function<'_>) -> Measure {
+    measure_in(set, function, &Around::default())
+}
+
+/// As [`measure`], with what is known of the bytes around the function: there are more forms then.
+pub fn measure_in(set: InstructionSet, function: &Function<'_>, around: &Around<'_>) -> Measure {
     match set {
-        InstructionSet::X86_64 => x86_64::measure(function),
+        InstructionSet::X86_64 => x86_64::measure(function, around),
         InstructionSet::Aarch64 => aarch64::measure(function),
     }
 }
@@ -279,7 +315,7 @@ pub fn encode(measure: &Measure, form: Form, places: &Places, replacement: u64) 
     let entry = match form {
         Form::Direct => measure.entry_jump(form, replacement)?,
         Form::Slot => measure.entry_jump(form, places.slot)?,
-        Form::Island => through_island,
+        _ => through_island,
     };
     let (island, (trampoline, pc_map)) = match set {
         InstructionSet::X86_64 => (

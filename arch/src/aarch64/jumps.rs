@@ -33,7 +33,7 @@ pub(crate) fn entry_jump(form: Form, site: u64, pad: bool, to: u64) -> Result<Ve
             let jump = branch(branch_of_entry(site, pad.is_some()), to)?;
             Ok(pad.into_iter().chain([jump]).flat_map(u32::to_le_bytes).collect())
         }
-        Form::Slot => Err(Refusal::NoSuchForm { set: InstructionSet::Aarch64, form }),
+        _ => Err(Refusal::NoSuchForm { set: InstructionSet::Aarch64, form }),
     }
 }
 

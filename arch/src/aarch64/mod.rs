@@ -34,6 +34,7 @@ pub(crate) fn measure(function: &Function<'_>) -> Measure {
     let first = decode::words(function).next().map(|word| word.kind);
     let kept = if first == Some(Kind::LandingPad) { WORD } else { 0 };
     let pad = function.guarded && first == Some(Kind::Sign);
+    let none = |form| Err(Refusal::NoSuchForm { set, form });
     let near = displace::displace(function, kept, if pad { 2 } else { 1 });
     Measure {
         set,
@@ -41,7 +42,10 @@ pub(crate) fn measure(function: &Function<'_>) -> Measure {
         pad,
         indirect_jump: decode::words(function).any(|word: Word| word.kind == Kind::Jump),
         direct: near.clone(),
-        slot: Err(Refusal::NoSuchForm { set, form: Form::Slot }),
+        slot: none(Form::Slot),
         island: near,
+        punned: none(Form::Punned),
+        relay: none(Form::Relay),
+        absolute: none(Form::Absolute),
     }
 }

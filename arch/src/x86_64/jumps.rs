@@ -15,7 +15,7 @@ pub(crate) const ISLAND_ROOM: usize = THROUGH_SLOT.length as usize;
 /// Bytes of an entry jump.
 pub(crate) fn entry_length(form: Form) -> usize {
     match form {
-        Form::Direct | Form::Island => BRANCH.length as usize,
+        Form::Direct | Form::Island | Form::Punned | Form::Relay | Form::Absolute => BRANCH.length as usize,
         Form::Slot => THROUGH_SLOT.length as usize,
     }
 }
@@ -23,7 +23,7 @@ pub(crate) fn entry_length(form: Form) -> usize {
 /// How far the entry jumps reach that a site measured for this form may be given.
 pub(crate) fn entry_reaches(form: Form) -> &'static [Reach] {
     match form {
-        Form::Direct | Form::Island => &[BRANCH],
+        Form::Direct | Form::Island | Form::Punned | Form::Relay | Form::Absolute => &[BRANCH],
         Form::Slot => &[BRANCH, THROUGH_SLOT],
     }
 }
@@ -31,7 +31,7 @@ pub(crate) fn entry_reaches(form: Form) -> &'static [Reach] {
 /// The jump at a site: straight to `to`, or through the pointer at `to`.
 pub(crate) fn entry_jump(form: Form, site: u64, to: u64) -> Result<Vec<u8>, Refusal> {
     match form {
-        Form::Direct | Form::Island => branch(site, to),
+        Form::Direct | Form::Island | Form::Punned | Form::Relay | Form::Absolute => branch(site, to),
         Form::Slot => through_slot(site, to),
     }
 }

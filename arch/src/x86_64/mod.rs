@@ -10,9 +10,11 @@ use iced_x86::Code;
 pub(crate) use jumps::{ISLAND_ROOM, entry_jump, entry_reaches, island};
 pub(crate) use relocate::trampoline;
 
-use crate::{Form, Function, InstructionSet, Measure, Refusal};
+use crate::{Around, Form, Function, InstructionSet, Measure, Refusal};
 
-pub(crate) fn measure(function: &Function<'_>) -> Measure {
+pub(crate) fn measure(function: &Function<'_>, _around: &Around<'_>) -> Measure {
+    let set = InstructionSet::X86_64;
+    let none = |form| Err(Refusal::NoSuchForm { set, form });
     let pad = landing_pad(function);
     let site = function.address.wrapping_add(pad as u64);
     let (indirect_jump, [direct, slot, island]) = match decode::sweep(function) {
@@ -29,7 +31,8 @@ pub(crate) fn measure(function: &Function<'_>) -> Measure {
             }),
         ),
     };
-    Measure { set: InstructionSet::X86_64, site, pad: false, indirect_jump, direct, slot, island }
+    let (punned, relay, absolute) = (none(Form::Punned), none(Form::Relay), none(Form::Absolute));
+    Measure { set, site, pad: false, indirect_jump, direct, slot, island, punned, relay, absolute }
 }
 
 /// Bytes of an `endbr64` at the entry: indirect calls must find it there.
