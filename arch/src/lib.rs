@@ -35,13 +35,15 @@
 #![deny(missing_docs)]
 
 mod aarch64;
+mod choose;
 mod reach;
 mod refusal;
 mod site;
 mod x86_64;
 
+pub use choose::{Choice, choose};
 pub use refusal::Refusal;
 pub use site::{
     Around, Displaced, DisplacedInstruction, Form, Function, InstructionSet, Measure, PcMap, Places,
-    SitePlan, encode, island_room, measure, measure_in, slot_room,
+    SitePlan, encode, island_room, island_window, measure, measure_in, slot_room,
 };

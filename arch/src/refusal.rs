@@ -98,6 +98,28 @@ pub enum Refusal {
         "`{text}` was to be at {address:#x}, but decoding again gave `{found}`; please report this as a bug"
     )]
     SelfCheck { address: u64, text: String, found: String },
+
+    #[error(
+        "the function may also be entered at {address:#x}, inside the bytes that would be overwritten at {site:#x}"
+    )]
+    EnteredAt { site: u64, address: u64 },
+
+    #[error(
+        "the first instruction at {site:#x} has {len} bytes, so a whole jump displaces no more than a punned one would"
+    )]
+    NothingToPun { site: u64, len: usize },
+
+    #[error("of the {needed} bytes at {site:#x} only {known} are known")]
+    UnknownBytes { site: u64, known: usize, needed: usize },
+
+    #[error(
+        "a punned jump at {site:#x} leads to {low:#x}..={high:#x} because of the bytes that follow it, not to \
+         {island:#x}"
+    )]
+    NotAPlaceOfPun { site: u64, island: u64, low: u64, high: u64 },
+
+    #[error("no padding of 5 bytes is within reach of a jump of two bytes at {site:#x}")]
+    NoPadding { site: u64 },
 }
 
 /// A number in hexadecimal with its sign in front.

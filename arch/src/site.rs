@@ -118,10 +118,7 @@ pub struct DisplacedInstruction {
 /// What [`measure`] found out about a function.
 #[derive(Debug, Clone)]
 pub struct Measure {
-    pub(crate) set: InstructionSet,
-    pub(crate) site: u64,
-    /// Whether the entry jump begins with a landing pad, in place of a displaced one.
-    pub(crate) pad: bool,
+    pub(crate) entry: Entry,
     pub(crate) indirect_jump: bool,
     pub(crate) direct: Result<Displaced, Refusal>,
     pub(crate) slot: Result<Displaced, Refusal>,
@@ -131,22 +128,69 @@ pub struct Measure {
     pub(crate) absolute: Result<Displaced, Refusal>,
 }
 
+/// What an entry jump depends on, apart from where it goes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Entry {
+    pub(crate) set: InstructionSet,
+    /// The first byte to be overwritten.
+    pub(crate) site: u64,
+    /// Whether the jump begins with a landing pad, in place of a displaced one.
+    pub(crate) pad: bool,
+    pub(crate) x86: x86_64::Extras,
+}
+
+impl Entry {
+    fn jump(&self, form: Form, to: u64) -> Result<Vec<u8>, Refusal> {
+        match self.set {
+            InstructionSet::X86_64 => x86_64::entry_jump(self, form, to),
+            InstructionSet::Aarch64 => aarch64::entry_jump(form, self.site, self.pad, to),
+        }
+    }
+
+    /// How many bytes from the site on must stay, of a site that overwrites this many.
+    fn kept(&self, form: Form, overwritten: usize) -> usize {
+        let pun = self.x86.pun.filter(|_| form == Form::Punned);
+        overwritten.max(pun.map_or(0, |pun| pun.len()))
+    }
+}
+
 impl Measure {
     /// The instruction set it was measured for.
     pub fn set(&self) -> InstructionSet {
-        self.set
+        self.entry.set
     }
 
     /// Address of the first byte to be overwritten. A landing pad before it stays; one that does more than that
     /// (`paciasp` on a guarded page) is displaced, and the entry jump begins with another.
     pub fn site(&self) -> u64 {
-        self.site
+        self.entry.site
     }
 
     /// The bytes of an entry jump alone, whether or not the form can be used: `to` is the replacement (direct), the slot
     /// (slot) or the island (island).
     pub fn entry_jump(&self, form: Form, to: u64) -> Result<Vec<u8>, Refusal> {
-        entry_jump(self.set, form, self.site, self.pad, to)
+        self.entry.jump(form, to)
+    }
+
+    /// Where the island of a punned jump may start; `None` if there is no such jump.
+    pub fn pun_places(&self) -> Option<RangeInclusive<u64>> {
+        self.punned.as_ref().ok().and(self.entry.x86.pun)?.places().ok()
+    }
+
+    /// The padding that a relay overwrites, address and length; `None` if there is no such form.
+    pub fn relay_padding(&self) -> Option<(u64, usize)> {
+        self.relay.as_ref().ok().and(self.entry.x86.relay).map(|relay| (relay.at, relay.now.len()))
+    }
+
+    /// How many bytes from the site on must stay what they are while a site of the form is on: more than are
+    /// overwritten if it is punned.
+    pub fn kept(&self, form: Form) -> usize {
+        let overwritten = self.usable(form).map_or(0, |displaced| displaced.overwritten);
+        if form == Form::Punned {
+            overwritten.max(self.entry.x86.pun.map_or(0, |pun| pun.len()))
+        } else {
+            overwritten
+        }
     }
 
     /// Whether the function jumps to an address that it computes, as with a jump table. Where such a jump
@@ -175,17 +219,29 @@ impl Measure {
     /// Addresses at which a near block of `len` bytes may start so that everything in it is in range, wherever
     /// in it trampoline, island and slot are put; `None` if there are none.
     ///
-    /// The site can be switched to the island form later without leaving this range.
+    /// A direct or slot site can be switched to the island form later without leaving this range. The island of a punned
+    /// jump is not in the block: see [`pun_places`](Self::pun_places) and [`island_window`].
     pub fn window(&self, form: Form, len: u64) -> Option<RangeInclusive<u64>> {
         let displaced = self.usable(form).ok()?;
-        let (from, entries) = match self.set {
-            InstructionSet::X86_64 => (self.site, x86_64::entry_reaches(form)),
+        let Entry { set, site, pad, .. } = self.entry;
+        let entries = match set {
+            InstructionSet::X86_64 => x86_64::entry_needs(&self.entry, form),
             InstructionSet::Aarch64 => {
-                (aarch64::branch_of_entry(self.site, self.pad), aarch64::entry_reaches())
+                let from = aarch64::branch_of_entry(site, pad);
+                aarch64::entry_reaches().iter().map(|&reach| Need::Into { from, reach }).collect()
             }
         };
-        let entries = entries.iter().map(|&reach| Need::Into { from, reach });
-        reach::window(entries.chain(displaced.needs.iter().copied()), len)
+        reach::window(entries.into_iter().chain(displaced.needs.iter().copied()), len)
+    }
+}
+
+/// Addresses at which a near block of `len` bytes may start so that an island at `island` outside of it reaches slots
+/// anywhere in it.
+pub fn island_window(set: InstructionSet, island: u64, len: u64) -> Option<RangeInclusive<u64>> {
+    match set {
+        InstructionSet::X86_64 => reach::window([x86_64::island_need(island)], len),
+        // Islands are in the block.
+        InstructionSet::Aarch64 => None,
     }
 }
 
@@ -211,21 +267,48 @@ pub struct SitePlan {
     pub original: Vec<u8>,
     /// The entry jump.
     pub entry: Vec<u8>,
+    /// What else is overwritten, where nothing runs before.
+    pub relayed: Option<Relayed>,
     /// The displaced instructions, relocated, then a jump back.
     pub trampoline: Vec<u8>,
     /// The island; encoded for every form, so that a site can change to it without allocating.
     pub island: Vec<u8>,
     /// Which address in the trampoline stands for which in the site.
     pub pc_map: PcMap,
-    pub(crate) set: InstructionSet,
-    pub(crate) pad: bool,
+    pub(crate) jump: Entry,
+    alone: bool,
+}
+
+/// Padding that gets a jump.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relayed {
+    /// Address of the first byte.
+    pub at: u64,
+    /// The bytes before.
+    pub original: Vec<u8>,
+    /// The jump.
+    pub bytes: Vec<u8>,
 }
 
 impl SitePlan {
     /// The entry jump alone, as long as the plan's, for a site that is on and is to go elsewhere: `to` is the
     /// replacement (direct), the slot (slot) or the island (island).
     pub fn entry_jump(&self, form: Form, to: u64) -> Result<Vec<u8>, Refusal> {
-        entry_jump(self.set, form, self.site, self.pad, to)
+        self.jump.jump(form, to)
+    }
+
+    /// How many bytes from the site on must stay what they are while it is on.
+    pub fn kept(&self) -> usize {
+        self.jump.kept(self.form, self.entry.len())
+    }
+
+    /// Whether one aligned store of 8 bytes puts the entry jump there and takes it away again, for threads at any place:
+    /// the displaced instruction is one, is never found half done, and lies with the jump in one such word. What a
+    /// processor makes of an instruction that changes while it fetches it is then old or new (x86-64: atomic stores,
+    /// Intel SDM volume 3, 10.1.1 and 10.1.3; aarch64: only between some instructions, Arm ARM B2.2.5).
+    pub fn changes_at_once(&self) -> bool {
+        let last = self.site + self.entry.len() as u64 - 1;
+        self.alone && self.relayed.is_none() && self.site / 8 == last / 8
     }
 }
 
@@ -308,14 +391,25 @@ pub fn measure_in(set: InstructionSet, function: &Function<'_>, around: &Around<
 /// Makes the bytes of a site whose parts are at `places` and which goes to `replacement`.
 pub fn encode(measure: &Measure, form: Form, places: &Places, replacement: u64) -> Result<SitePlan, Refusal> {
     let displaced = measure.usable(form).map_err(Clone::clone)?;
-    let (set, site) = (measure.set, measure.site);
+    let Entry { set, site, pad, x86 } = measure.entry;
     check_places(set, site, displaced, places)?;
 
-    let through_island = measure.entry_jump(Form::Island, places.island)?;
+    let through_island = measure.entry_jump(Form::Island, places.island);
+    if matches!(form, Form::Direct | Form::Slot) {
+        // The site may change to it.
+        through_island.as_ref().map_err(Clone::clone)?;
+    }
     let entry = match form {
         Form::Direct => measure.entry_jump(form, replacement)?,
         Form::Slot => measure.entry_jump(form, places.slot)?,
-        _ => through_island,
+        Form::Island => through_island?,
+        _ => measure.entry_jump(form, places.island)?,
+    };
+    let relayed = match (form, x86.relay) {
+        (Form::Relay, Some(relay)) => {
+            Some(Relayed { at: relay.at, original: relay.now.to_vec(), bytes: relay.jump(places.island)? })
+        }
+        _ => None,
     };
     let (island, (trampoline, pc_map)) = match set {
         InstructionSet::X86_64 => (
@@ -324,18 +418,13 @@ pub fn encode(measure: &Measure, form: Form, places: &Places, replacement: u64) 
         ),
         InstructionSet::Aarch64 => (
             aarch64::island(places.island, places.slot)?,
-            aarch64::trampoline(site, measure.pad, displaced, places.trampoline)?,
+            aarch64::trampoline(site, pad, displaced, places.trampoline)?,
         ),
     };
     let original = displaced.bytes.iter().copied().take(entry.len()).collect();
-    Ok(SitePlan { form, site, original, entry, trampoline, island, pc_map, set, pad: measure.pad })
-}
-
-fn entry_jump(set: InstructionSet, form: Form, site: u64, pad: bool, to: u64) -> Result<Vec<u8>, Refusal> {
-    match set {
-        InstructionSet::X86_64 => x86_64::entry_jump(form, site, to),
-        InstructionSet::Aarch64 => aarch64::entry_jump(form, site, pad, to),
-    }
+    let alone = displaced.instructions.len() == 1 && !displaced.repeatable && set == InstructionSet::X86_64;
+    let jump = measure.entry;
+    Ok(SitePlan { form, site, original, entry, relayed, trampoline, island, pc_map, jump, alone })
 }
 
 /// The parts must lie apart from each other and from the site, and the slot must be one atomic word.

@@ -19,6 +19,7 @@ pub(crate) use relocate::trampoline;
 
 use decode::{Kind, Word};
 
+use crate::site::Entry;
 use crate::{Form, Function, InstructionSet, Measure, Refusal};
 
 /// Bytes of an instruction.
@@ -37,9 +38,7 @@ pub(crate) fn measure(function: &Function<'_>) -> Measure {
     let none = |form| Err(Refusal::NoSuchForm { set, form });
     let near = displace::displace(function, kept, if pad { 2 } else { 1 });
     Measure {
-        set,
-        site: function.address.wrapping_add(kept),
-        pad,
+        entry: Entry { set, site: function.address.wrapping_add(kept), pad, x86: Default::default() },
         indirect_jump: decode::words(function).any(|word: Word| word.kind == Kind::Jump),
         direct: near.clone(),
         slot: none(Form::Slot),

@@ -3,36 +3,69 @@
 mod decode;
 mod displace;
 mod jumps;
+mod pun;
+mod relay;
 mod relocate;
 
 use iced_x86::Code;
 
-pub(crate) use jumps::{ISLAND_ROOM, entry_jump, entry_reaches, island};
+pub(crate) use jumps::{ISLAND_ROOM, entry_jump, entry_needs, island, island_need};
 pub(crate) use relocate::trampoline;
 
+use pun::Pun;
+use relay::Relay;
+
+use crate::site::Entry;
 use crate::{Around, Form, Function, InstructionSet, Measure, Refusal};
 
-pub(crate) fn measure(function: &Function<'_>, _around: &Around<'_>) -> Measure {
+/// What only x86-64 forms need.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Extras {
+    pub(crate) pun: Option<Pun>,
+    pub(crate) relay: Option<Relay>,
+}
+
+pub(crate) fn measure(function: &Function<'_>, around: &Around<'_>) -> Measure {
     let set = InstructionSet::X86_64;
-    let none = |form| Err(Refusal::NoSuchForm { set, form });
     let pad = landing_pad(function);
     let site = function.address.wrapping_add(pad as u64);
-    let (indirect_jump, [direct, slot, island]) = match decode::sweep(function) {
-        Ok(body) => {
-            let of = |form| displace::displace(function, pad, jumps::entry_length(form), &body);
-            (body.indirect_jump, [of(Form::Direct), of(Form::Slot), of(Form::Island)])
+    let body = decode::sweep(function);
+    let of = |overwritten: usize| match &body {
+        Ok(body) => displace::displace(function, pad, overwritten, body),
+        // A function that is too short is so whatever its bytes are.
+        Err(refusal) => {
+            let short = displace::too_short(function, pad, overwritten);
+            Err(short.unwrap_or_else(|| Refusal::clone(refusal)))
         }
-        Err(refusal) => (
-            false,
-            [Form::Direct, Form::Slot, Form::Island].map(|form| {
-                // A function that is too short is so whatever its bytes are.
-                let short = displace::too_short(function, pad, jumps::entry_length(form));
-                Err(short.unwrap_or_else(|| Refusal::clone(&refusal)))
-            }),
-        ),
     };
-    let (punned, relay, absolute) = (none(Form::Punned), none(Form::Relay), none(Form::Absolute));
-    Measure { set, site, pad: false, indirect_jump, direct, slot, island, punned, relay, absolute }
+    let fixed = |form| of(jumps::entry_length(form));
+    let pun = pun_at(function, around, pad, site);
+    let relay = Relay::find(site, around);
+    Measure {
+        entry: Entry {
+            set,
+            site,
+            pad: false,
+            x86: Extras { pun: pun.as_ref().ok().copied(), relay: relay.as_ref().ok().copied() },
+        },
+        indirect_jump: body.as_ref().is_ok_and(|body| body.indirect_jump),
+        direct: fixed(Form::Direct),
+        slot: fixed(Form::Slot),
+        island: fixed(Form::Island),
+        punned: pun.and_then(|pun| of(pun.written)),
+        relay: relay.and_then(|_| fixed(Form::Relay)),
+        absolute: fixed(Form::Absolute),
+    }
+}
+
+fn pun_at(function: &Function<'_>, around: &Around<'_>, pad: usize, site: u64) -> Result<Pun, Refusal> {
+    let own = function.bytes.get(pad..).unwrap_or_default();
+    let bytes = own.iter().chain(around.behind).copied();
+    let Some(first) = decode::one(own, site) else {
+        let bytes = own.iter().copied().take(4).collect();
+        return Err(Refusal::Undecodable { address: site, bytes });
+    };
+    Pun::new(site, first.len(), bytes)
 }
 
 /// Bytes of an `endbr64` at the entry: indirect calls must find it there.

@@ -1,0 +1,67 @@
+//! The rule by which a site gets its form.
+
+use crate::{Form, Measure, Refusal};
+
+/// The forms that a site can have, best first, and why it cannot have the others.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// In the order in which they are to be tried: the next one is for when there is no memory in reach for one, or it
+    /// would meet another site.
+    pub forms: Vec<Form>,
+    /// Those that cannot be used, in the same order.
+    pub refused: Vec<(Form, Refusal)>,
+}
+
+impl Choice {
+    /// Why no form can be used: what the shortest of the plain forms met, which another compiler option might help.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        let of = |wanted| self.refused.iter().find(|(form, _)| *form == wanted).map(|(_, why)| why);
+        of(Form::Island).filter(|_| self.forms.is_empty())
+    }
+}
+
+/// All forms, best first. What counts is what every call costs, then what the site takes:
+///
+/// | form | bytes | a call goes through | memory |
+/// |---|---|---|---|
+/// | direct | 5 (aarch64: 4) | one jump; only where the replacement is in reach | |
+/// | slot | 6 | a jump through a pointer | |
+/// | island | 5 (aarch64: 4) | two jumps, one through a pointer | |
+/// | punned | those of the first instruction, 1 to 4 | the same | mostly a page for the island |
+/// | relay | 2, and 5 of padding nearby | three jumps | |
+/// | absolute | 14 | two jumps, both through pointers | needs none near the function |
+const ORDER: [Form; 6] = [Form::Direct, Form::Slot, Form::Island, Form::Punned, Form::Relay, Form::Absolute];
+
+/// Says which forms a site can have. With no address known for the replacement, it counts as out of reach.
+/// `entrances` are addresses behind the function's first byte at which it may be entered too, by whatever means.
+pub fn choose(measure: &Measure, replacement: Option<u64>, entrances: &[u64]) -> Choice {
+    let mut choice = Choice { forms: Vec::new(), refused: Vec::new() };
+    for form in ORDER {
+        match usable(measure, form, replacement, entrances) {
+            Ok(()) => choice.forms.push(form),
+            // Nothing is known of it: not worth a word.
+            Err(None) => {}
+            Err(Some(refusal)) => choice.refused.push((form, refusal)),
+        }
+    }
+    choice
+}
+
+fn usable(
+    measure: &Measure,
+    form: Form,
+    replacement: Option<u64>,
+    entrances: &[u64],
+) -> Result<(), Option<Refusal>> {
+    if form == Form::Direct {
+        let to = replacement.ok_or(None)?;
+        measure.entry_jump(form, to).map_err(Some)?;
+    }
+    let displaced = measure.usable(form).map_err(|refusal| Some(refusal.clone()))?;
+    let site = measure.site();
+    let inside = site..site + displaced.overwritten as u64;
+    match entrances.iter().find(|address| inside.contains(address)) {
+        Some(&address) => Err(Some(Refusal::EnteredAt { site, address })),
+        None => Ok(()),
+    }
+}
