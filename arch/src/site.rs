@@ -104,6 +104,12 @@ pub struct Displaced {
     pub(crate) needs: Vec<Need>,
 }
 
+impl Displaced {
+    fn has_inside(&self) -> bool {
+        self.instructions.len() != 1 || self.repeatable || self.overwritten > self.span
+    }
+}
+
 /// One displaced instruction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DisplacedInstruction {
@@ -180,6 +186,28 @@ impl Measure {
     /// The padding that a relay overwrites, address and length; `None` if there is no such form.
     pub fn relay_padding(&self) -> Option<(u64, usize)> {
         self.relay.as_ref().ok().and(self.entry.x86.relay).map(|relay| (relay.at, relay.now.len()))
+    }
+
+    /// Whether a thread can be inside the bytes that the form overwrites: not if they belong to one instruction that is
+    /// never found half done.
+    pub fn has_inside(&self, form: Form) -> bool {
+        self.usable(form).map_or(true, Displaced::has_inside)
+    }
+
+    /// Whether one aligned store of 8 bytes puts the entry jump of the form there, for threads at any place: it has no
+    /// inside, and is one instruction that lies in one such word. What a processor makes of an instruction that changes
+    /// while it is fetched is then the old or the new one (Intel SDM volume 3, 10.1.1 and 10.1.3).
+    pub fn changes_at_once(&self, form: Form) -> bool {
+        !self.has_inside(form) && self.reverts_at_once(form)
+    }
+
+    /// Whether one such store takes the entry jump of the form away again. Nobody is inside of a jump.
+    pub fn reverts_at_once(&self, form: Form) -> bool {
+        let length = self.usable(form).map_or(0, |displaced| displaced.overwritten as u64);
+        let Entry { set, site, .. } = self.entry;
+        let one_word = length > 0 && site / 8 == (site + length - 1) / 8;
+        // What aarch64 allows to be changed while it runs depends on the instructions (Arm ARM, B2.2.5).
+        set == InstructionSet::X86_64 && one_word && !matches!(form, Form::Relay | Form::Absolute)
     }
 
     /// How many bytes from the site on must stay what they are while a site of the form is on: more than are
@@ -275,8 +303,13 @@ pub struct SitePlan {
     pub island: Vec<u8>,
     /// Which address in the trampoline stands for which in the site.
     pub pc_map: PcMap,
+    /// As [`Measure::has_inside`] of its form.
+    pub has_inside: bool,
+    /// As [`Measure::changes_at_once`] of its form.
+    pub changes_at_once: bool,
+    /// As [`Measure::reverts_at_once`] of its form.
+    pub reverts_at_once: bool,
     pub(crate) jump: Entry,
-    alone: bool,
 }
 
 /// Padding that gets a jump.
@@ -300,15 +333,6 @@ impl SitePlan {
     /// How many bytes from the site on must stay what they are while it is on.
     pub fn kept(&self) -> usize {
         self.jump.kept(self.form, self.entry.len())
-    }
-
-    /// Whether one aligned store of 8 bytes puts the entry jump there and takes it away again, for threads at any place:
-    /// the displaced instruction is one, is never found half done, and lies with the jump in one such word. What a
-    /// processor makes of an instruction that changes while it fetches it is then old or new (x86-64: atomic stores,
-    /// Intel SDM volume 3, 10.1.1 and 10.1.3; aarch64: only between some instructions, Arm ARM B2.2.5).
-    pub fn changes_at_once(&self) -> bool {
-        let last = self.site + self.entry.len() as u64 - 1;
-        self.alone && self.relayed.is_none() && self.site / 8 == last / 8
     }
 }
 
@@ -422,9 +446,20 @@ pub fn encode(measure: &Measure, form: Form, places: &Places, replacement: u64) 
         ),
     };
     let original = displaced.bytes.iter().copied().take(entry.len()).collect();
-    let alone = displaced.instructions.len() == 1 && !displaced.repeatable && set == InstructionSet::X86_64;
-    let jump = measure.entry;
-    Ok(SitePlan { form, site, original, entry, relayed, trampoline, island, pc_map, jump, alone })
+    Ok(SitePlan {
+        form,
+        site,
+        original,
+        entry,
+        relayed,
+        trampoline,
+        island,
+        pc_map,
+        has_inside: measure.has_inside(form),
+        changes_at_once: measure.changes_at_once(form),
+        reverts_at_once: measure.reverts_at_once(form),
+        jump: measure.entry,
+    })
 }
 
 /// The parts must lie apart from each other and from the site, and the slot must be one atomic word.
