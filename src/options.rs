@@ -27,6 +27,8 @@ pub struct Options {
     pub(crate) interposed: bool,
     /// May the Rust code of a patch library be built otherwise than its targets?
     pub(crate) other_runtime: bool,
+    /// Must one store be enough?
+    pub(crate) without_hold: bool,
 }
 
 impl Options {
@@ -39,6 +41,7 @@ impl Options {
             folded_code: false,
             interposed: false,
             other_runtime: false,
+            without_hold: false,
         }
     }
 
@@ -89,6 +92,19 @@ impl Options {
     #[must_use]
     pub fn allow_other_runtime(mut self) -> Self {
         self.other_runtime = true;
+        self
+    }
+
+    /// Holds no thread, or changes nothing ([`Error::NeedsHold`](crate::Error::NeedsHold)). A change of one function can
+    /// often be made by one store, while all threads run: if the first instruction of the function and the jump that is
+    /// written over it lie in one aligned word of 8 bytes. Sites of the punned form are made for this: they overwrite
+    /// one instruction, however short; a call of the function costs a little more then. So it goes on x86-64, where the
+    /// memory may be writable and executable for that moment.
+    ///
+    /// A commit that needs no hold makes none in any case; with this, forms are chosen that need none.
+    #[must_use]
+    pub fn without_hold(mut self) -> Self {
+        self.without_hold = true;
         self
     }
 

@@ -44,6 +44,6 @@ mod x86_64;
 pub use choose::{Choice, choose};
 pub use refusal::Refusal;
 pub use site::{
-    Around, Displaced, DisplacedInstruction, Form, Function, InstructionSet, Measure, PcMap, Places,
+    Around, Displaced, DisplacedInstruction, Form, Function, InstructionSet, Measure, PcMap, Places, Relayed,
     SitePlan, encode, island_room, island_window, measure, measure_in, slot_room,
 };

@@ -118,6 +118,9 @@ pub enum Refusal {
     )]
     NotAPlaceOfPun { site: u64, island: u64, low: u64, high: u64 },
 
+    #[error("a punned jump at {site:#x} leads to {low:#x}..={high:#x}, where no memory is free")]
+    NoIslandPlace { site: u64, low: u64, high: u64 },
+
     #[error("no padding of 5 bytes is within reach of a jump of two bytes at {site:#x}")]
     NoPadding { site: u64 },
 }

@@ -37,6 +37,11 @@ pub(crate) struct Target {
 }
 
 impl Target {
+    /// What is known of the bytes around it.
+    pub(crate) fn around(&self) -> crate::arch::Around<'_> {
+        crate::arch::Around::default()
+    }
+
     /// Does `address` lie in it?
     pub(crate) fn contains(&self, address: u64) -> bool {
         address.wrapping_sub(self.address) < self.bytes.len() as u64

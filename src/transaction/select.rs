@@ -1,0 +1,223 @@
+//! Which form each new site gets: the best that fits between other sites and for which there is memory.
+
+use super::HOST;
+use super::prepare::kernel;
+use super::registry::Registry;
+use crate::arch::{self, Form, Function, Measure, Refusal};
+use crate::error::Error;
+use crate::plan::{Claims, Occupied, PunPages, apart};
+use crate::process::{MemoryMap, Target};
+use crate::sys::{self, Errno};
+use std::ops::Range;
+
+/// What was selected for a target.
+#[derive(Debug)]
+pub(super) struct Selected {
+    pub(super) measure: Measure,
+    pub(super) form: Form,
+    /// Where the island is, if a jump says so.
+    pub(super) island: Option<u64>,
+    /// Better forms, and why they were not taken.
+    pub(super) passed_over: Vec<(Form, Refusal)>,
+    /// Forms that are left if there is no memory for this one.
+    left: Vec<Form>,
+}
+
+/// Selects forms, one target after the other.
+#[derive(Debug)]
+pub(super) struct Selector<'r> {
+    registry: &'r Registry,
+    /// Must one store be enough for each site?
+    at_once: bool,
+    /// As they will be.
+    puns: PunPages,
+    /// Bytes of the sites selected so far, and the names of their targets.
+    claims: Claims<String>,
+    /// Read when it is needed.
+    occupied: Option<Occupied>,
+}
+
+impl<'r> Selector<'r> {
+    pub(super) fn new(registry: &'r Registry, at_once: bool) -> Self {
+        let (puns, claims, occupied) = (registry.puns.clone(), Claims::new(), None);
+        Self { registry, at_once, puns, claims, occupied }
+    }
+
+    /// The pages of punned islands that there are.
+    pub(super) fn known_puns(&self) -> &PunPages {
+        &self.registry.puns
+    }
+
+    /// The pages of punned islands as they will be.
+    pub(super) fn into_puns(self) -> PunPages {
+        self.puns
+    }
+
+    /// The form for a replacement at `replacement`, or at an unknown place.
+    pub(super) fn select(&mut self, target: &Target, replacement: Option<u64>) -> Result<Selected, Error> {
+        let measure = self.measure(target);
+        let choice = arch::choose(&measure, replacement, &target.inner);
+        let cannot = choice.refusal().cloned();
+        let mut refused = choice.refused;
+        let mut conflict = None;
+        let mut forms = choice.forms.into_iter();
+        while let Some(form) = forms.next() {
+            if self.at_once && !measure.changes_at_once(form) {
+                continue;
+            }
+            let claims = claims(&measure, form);
+            if let Some(found) = claims.iter().find_map(|bytes| self.conflict(target, bytes)) {
+                conflict.get_or_insert(found);
+                continue;
+            }
+            let island = if form == Form::Punned {
+                match self.place_of_pun(&measure, target)? {
+                    Ok(island) => Some(island),
+                    Err(refusal) => {
+                        refused.push((form, refusal));
+                        continue;
+                    }
+                }
+            } else {
+                None
+            };
+            for bytes in claims {
+                self.claims.add(bytes, target.name.clone());
+            }
+            let (left, passed_over) = (forms.collect(), refused);
+            return Ok(Selected { measure, form, island, passed_over, left });
+        }
+        Err(self.nothing_left(target, &measure, conflict, cannot.or(refused.pop().map(|(_, why)| why))))
+    }
+
+    /// Gives a site whose form found no memory in reach the form that needs none.
+    pub(super) fn without_near_memory(&mut self, target: &Target, selected: &mut Selected) -> bool {
+        let form = Form::Absolute;
+        let claims = claims(&selected.measure, form);
+        let is_own = |(_, owner): (u64, &String)| *owner == target.name;
+        let is_free = |bytes: &Range<u64>| {
+            self.claims.owner(bytes).is_none_or(is_own) && self.others(target, bytes).is_none()
+        };
+        let fits = selected.left.contains(&form) && claims.iter().all(is_free);
+        if fits {
+            claims.into_iter().for_each(|bytes| self.claims.add(bytes, target.name.clone()));
+            (selected.form, selected.island) = (form, None);
+        }
+        fits
+    }
+
+    /// Claims the bytes of a site that there is already, and is to be on again.
+    pub(super) fn claim(&mut self, target: &Target, bytes: Range<u64>) -> Result<(), Error> {
+        if let Some((other, other_address)) = self.conflict(target, &bytes) {
+            let (target, address) = (target.name.clone(), bytes.start);
+            return Err(Error::Overlap { target, address, other, other_address });
+        }
+        self.claims.add(bytes, target.name.clone());
+        Ok(())
+    }
+
+    fn measure(&self, target: &Target) -> Measure {
+        let (address, guarded) = (target.address, target.guarded);
+        let around = target.around();
+        let free = |start: u64, bytes: &[u8]| {
+            let taken = self.registry.near(start).flat_map(|site| site.claims());
+            let own = self.claims.within(start..start + bytes.len() as u64);
+            apart(start..start + bytes.len() as u64, taken.chain(own))
+        };
+        let mut paddings = Vec::new();
+        for (start, bytes) in around.paddings {
+            for part in free(*start, bytes) {
+                let (from, to) = ((part.start - start) as usize, (part.end - start) as usize);
+                paddings.extend(bytes.get(from..to).map(|bytes| (part.start, bytes)));
+            }
+        }
+        let end = address + target.bytes.len() as u64;
+        let own = free(end, around.behind.get(..around.padding).unwrap_or_default());
+        let padding = own.first().filter(|part| part.start == end).map_or(0, |part| part.end - end);
+        let around = arch::Around { padding: padding as usize, paddings: &paddings, ..around };
+        arch::measure_in(HOST, &Function { address, bytes: &target.bytes, guarded }, &around)
+    }
+
+    /// Who has some of these bytes: the name of the target, and the first of its bytes.
+    fn conflict(&self, target: &Target, bytes: &Range<u64>) -> Option<(String, u64)> {
+        let own = self.claims.owner(bytes).map(|(start, owner)| (owner.clone(), start));
+        own.or_else(|| self.others(target, bytes))
+    }
+
+    /// As above, among the sites that are on.
+    fn others(&self, target: &Target, bytes: &Range<u64>) -> Option<(String, u64)> {
+        let other = self.registry.overlapping(target.address, bytes)?;
+        Some((other.target.name.clone(), other.bytes_now().0))
+    }
+
+    /// Room for the island of a punned jump.
+    fn place_of_pun(&mut self, measure: &Measure, target: &Target) -> Result<Result<u64, Refusal>, Error> {
+        let site = measure.site();
+        let Some(places) = measure.pun_places() else {
+            return Ok(Err(Refusal::NoSuchForm { set: HOST, form: Form::Punned }));
+        };
+        self.check_kept(measure, target)?;
+        let occupied = match &mut self.occupied {
+            Some(occupied) => occupied,
+            none => none.insert(free_memory()?),
+        };
+        let room = arch::island_room(HOST) as u64;
+        let (low, high) = (*places.start(), *places.end());
+        Ok(self.puns.take(&places, room, occupied).ok_or(Refusal::NoIslandPlace { site, low, high }))
+    }
+
+    /// The bytes behind those of a punned jump that are written must be what they are in the file, and are not
+    /// looked at again.
+    fn check_kept(&self, measure: &Measure, target: &Target) -> Result<(), Error> {
+        let site = measure.site();
+        let known = target.bytes.iter().chain(target.around().behind).copied();
+        let from = (site - target.address) as usize;
+        let expected: Vec<u8> = known.skip(from).take(measure.kept(Form::Punned)).collect();
+        let mut found = vec![0; expected.len()];
+        let count = sys::read_memory(site, &mut found).map_err(|errno| kernel("read the target", errno))?;
+        if count < found.len() {
+            return Err(kernel("read the target", Errno(libc::EFAULT)));
+        }
+        if expected == found {
+            return Ok(());
+        }
+        Err(Error::EntryModified { target: target.name.clone(), address: site, expected, found })
+    }
+
+    fn nothing_left(
+        &self,
+        target: &Target,
+        measure: &Measure,
+        conflict: Option<(String, u64)>,
+        refusal: Option<Refusal>,
+    ) -> Error {
+        let (name, address) = (target.name.clone(), target.address);
+        match (conflict, refusal) {
+            (Some((other, other_address)), _) => {
+                Error::Overlap { target: name, address: measure.site(), other, other_address }
+            }
+            (None, Some(Refusal::EnteredAt { address: other_address, .. })) => {
+                let other = "another entrance".to_owned();
+                Error::Overlap { target: name, address, other, other_address }
+            }
+            (None, Some(refusal)) => Error::Refused { target: name, address, refusal },
+            (None, None) => Error::NeedsHold { target: name, address },
+        }
+    }
+}
+
+/// The bytes that a site of this form takes up.
+fn claims(measure: &Measure, form: Form) -> Vec<Range<u64>> {
+    let site = measure.site();
+    let mut claims = vec![site..site + measure.kept(form) as u64];
+    if let Some((at, len)) = measure.relay_padding().filter(|_| form == Form::Relay) {
+        claims.push(at..at + len as u64);
+    }
+    claims
+}
+
+fn free_memory() -> Result<Occupied, Error> {
+    let now = MemoryMap::read()?;
+    let mappings = now.all()?.iter().map(|one| (one.range.start, one.range.end, one.name.as_str()));
+    Ok(Occupied::new(HOST, mappings))
+}
