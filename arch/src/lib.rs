@@ -45,5 +45,5 @@ pub use choose::{Choice, choose};
 pub use refusal::Refusal;
 pub use site::{
     Around, Displaced, DisplacedInstruction, Form, Function, InstructionSet, Measure, PcMap, Places, Relayed,
-    SitePlan, encode, island_room, island_window, measure, measure_in, slot_room,
+    SitePlan, encode, island_room, island_window, measure, measure_in, padding, slot_room,
 };

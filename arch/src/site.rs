@@ -51,8 +51,8 @@ pub struct Around<'a> {
     pub shadow_stack: bool,
 }
 
-/// How an entry jump gets to the replacement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// How an entry jump gets to the replacement; the better ones first ([`choose`](crate::choose)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Form {
     /// A branch straight to the replacement.
@@ -409,6 +409,15 @@ pub fn measure_in(set: InstructionSet, function: &Function<'_>, around: &Around<
     match set {
         InstructionSet::X86_64 => x86_64::measure(function, around),
         InstructionSet::Aarch64 => aarch64::measure(function),
+    }
+}
+
+/// How many of the first bytes are whole instructions of padding: NOP of any length, INT3. Nothing is padding on aarch64,
+/// where every function has room for a site.
+pub fn padding(set: InstructionSet, bytes: &[u8]) -> usize {
+    match set {
+        InstructionSet::X86_64 => x86_64::padding(bytes),
+        InstructionSet::Aarch64 => 0,
     }
 }
 

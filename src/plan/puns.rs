@@ -23,14 +23,16 @@ impl PunPages {
     }
 
     /// Finds room for an island of `len` bytes that starts at one of `places`, and takes it: on pages that there are,
-    /// else on free ones.
+    /// else on free ones; on free ones only unless it may `share`.
     pub(crate) fn take(
         &mut self,
         places: &RangeInclusive<u64>,
         len: u64,
         occupied: &Occupied,
+        share: bool,
     ) -> Option<u64> {
-        let start = self.on_known_page(places, len).or_else(|| self.on_new_page(places, len, occupied))?;
+        let known = share.then(|| self.on_known_page(places, len)).flatten();
+        let start = known.or_else(|| self.on_new_page(places, len, occupied, share))?;
         self.taken.insert(start, start + len);
         self.pages.extend(pages_of(&(start..start + len)));
         Some(start)
@@ -54,10 +56,16 @@ impl PunPages {
         })
     }
 
-    fn on_new_page(&self, places: &RangeInclusive<u64>, len: u64, occupied: &Occupied) -> Option<u64> {
+    fn on_new_page(
+        &self,
+        places: &RangeInclusive<u64>,
+        len: u64,
+        occupied: &Occupied,
+        share: bool,
+    ) -> Option<u64> {
         let usable = |start: u64| {
             let island = start..start.checked_add(len)?;
-            let is_free = |page: u64| self.pages.contains(&page) || occupied.is_free(page, PAGE);
+            let is_free = |page: u64| share && self.pages.contains(&page) || occupied.is_free(page, PAGE);
             let all = self.in_the_way(start, len).is_none() && pages_of(&island).all(is_free);
             all.then_some(start)
         };
@@ -98,32 +106,42 @@ mod tests {
     fn islands_share_a_page_and_lie_apart() {
         let (mut puns, occupied) = (PunPages::new(), occupied());
         let places = 0x40_0100..=0x40_01ff;
-        let starts: Vec<u64> = (0..43).map_while(|_| puns.take(&places, 6, &occupied)).collect();
+        let starts: Vec<u64> = (0..43).map_while(|_| puns.take(&places, 6, &occupied, true)).collect();
         let expected: Vec<u64> = (0..43).map(|number| 0x40_0100 + 6 * number).collect();
         assert_eq!(starts, expected);
-        assert_eq!(puns.take(&places, 6, &occupied), None);
+        assert_eq!(puns.take(&places, 6, &occupied, true), None);
         assert_eq!(Vec::from_iter(puns.pages.iter().copied()), [0x40_0000]);
-        assert_eq!(puns.take(&(0x40_0000..=0x40_ffff), 6, &occupied), Some(0x40_0000));
+        assert_eq!(puns.take(&(0x40_0000..=0x40_ffff), 6, &occupied, true), Some(0x40_0000));
     }
 
     #[test]
     fn one_place_over_two_pages_needs_both() {
         let (mut puns, occupied) = (PunPages::new(), occupied());
-        assert_eq!(puns.take(&(0x40_0ffd..=0x40_0ffd), 6, &occupied), Some(0x40_0ffd));
+        assert_eq!(puns.take(&(0x40_0ffd..=0x40_0ffd), 6, &occupied, true), Some(0x40_0ffd));
         assert_eq!(Vec::from_iter(puns.pages.iter().copied()), [0x40_0000, 0x40_1000]);
-        assert_eq!(puns.take(&(0x40_0ffe..=0x40_0ffe), 6, &occupied), None);
-        assert_eq!(puns.take(&(0x40_1003..=0x40_1003), 6, &occupied), Some(0x40_1003));
+        assert_eq!(puns.take(&(0x40_0ffe..=0x40_0ffe), 6, &occupied, true), None);
+        assert_eq!(puns.take(&(0x40_1003..=0x40_1003), 6, &occupied, true), Some(0x40_1003));
         // The page behind is somebody's.
-        assert_eq!(puns.take(&(0xf_fffd..=0xf_fffd), 6, &occupied), None);
-        assert_eq!(puns.take(&(0xf_fff0..=0xf_fff0), 6, &occupied), Some(0xf_fff0));
+        assert_eq!(puns.take(&(0xf_fffd..=0xf_fffd), 6, &occupied, true), None);
+        assert_eq!(puns.take(&(0xf_fff0..=0xf_fff0), 6, &occupied, true), Some(0xf_fff0));
+    }
+
+    #[test]
+    fn a_page_is_not_shared_where_that_is_not_wanted() {
+        let mut puns = PunPages::new();
+        let (places, occupied) = (0x40_0100..=0x40_1fff, occupied());
+        assert_eq!(puns.take(&places, 6, &occupied, true), Some(0x40_0100));
+        let occupied = occupied.and(&[(0x40_0000, 0x40_1000)]);
+        assert_eq!(puns.take(&places, 6, &occupied, false), Some(0x40_1000));
+        assert_eq!(puns.take(&places, 6, &occupied, true), Some(0x40_0106));
     }
 
     #[test]
     fn taken_memory_is_passed_over() {
         let (mut puns, occupied) = (PunPages::new(), occupied());
-        assert_eq!(puns.take(&(0x10_0000..=0x1f_ffff), 6, &occupied), None);
-        assert_eq!(puns.take(&(0x10_0000..=0x2f_ffff), 6, &occupied), Some(0x20_0000));
-        assert_eq!(puns.take(&(0..=0xffff), 6, &occupied), None);
-        assert_eq!(puns.take(&(1 << 47..=1 << 48), 6, &occupied), None);
+        assert_eq!(puns.take(&(0x10_0000..=0x1f_ffff), 6, &occupied, true), None);
+        assert_eq!(puns.take(&(0x10_0000..=0x2f_ffff), 6, &occupied, true), Some(0x20_0000));
+        assert_eq!(puns.take(&(0..=0xffff), 6, &occupied, true), None);
+        assert_eq!(puns.take(&(1 << 47..=1 << 48), 6, &occupied, true), None);
     }
 }

@@ -1,5 +1,6 @@
 //! From a name or an address to a target: which function of which loaded module.
 
+use super::around::{self, Surroundings};
 use super::copies::{self, Policy};
 use super::image::{FunctionSymbol, ModuleImage};
 use super::loaded::{Loaded, LoadedModule, OpenModule};
@@ -26,6 +27,8 @@ pub(crate) struct Target {
     pub(crate) address: u64,
     /// All its bytes, as they stand in the file.
     pub(crate) bytes: Vec<u8>,
+    /// What lies around it, if it is short.
+    pub(crate) surroundings: Surroundings,
     /// May indirect calls enter it at a landing pad only (PROT_BTI)?
     pub(crate) guarded: bool,
     /// Run-time addresses of other symbols inside it, which may be called too; sorted.
@@ -37,11 +40,6 @@ pub(crate) struct Target {
 }
 
 impl Target {
-    /// What is known of the bytes around it.
-    pub(crate) fn around(&self) -> crate::arch::Around<'_> {
-        crate::arch::Around::default()
-    }
-
     /// Does `address` lie in it?
     pub(crate) fn contains(&self, address: u64) -> bool {
         address.wrapping_sub(self.address) < self.bytes.len() as u64
@@ -205,11 +203,17 @@ impl Resolver {
             .map_err(|fault| Error::BadModule { path: module.path.clone(), reason: fault.to_string() })?;
         let hold = Arc::new(module.hold(name)?);
         let symbol = String::from_utf8_lossy(function.name()).into_owned();
-        let inner = image.labels_inside(function.value, function.size);
-        let inner = inner.into_iter().map(|label| module.bias.wrapping_add(label)).collect();
+        let own = function.value..function.value.saturating_add(function.size);
+        let labels = image.labels(around::window(&own));
+        let surroundings = Surroundings::of(image, &open.file, &own, &labels, module.bias);
+        let inner =
+            labels.into_iter().map(|(label, _)| label).filter(|label| own.start < *label && *label < own.end);
+        let mut inner: Vec<u64> = inner.map(|label| module.bias.wrapping_add(label)).collect();
+        inner.dedup();
         let build = is_rust_name(function.name()).then(|| Arc::clone(image.build(&open.file)));
         let (name, module, guarded) = (name.to_owned(), module.path.clone(), open.guarded);
-        let target = Target { name, symbol, module, address, bytes, guarded, inner, other_names, build };
+        let target =
+            Target { name, symbol, module, address, bytes, surroundings, guarded, inner, other_names, build };
         Ok(HeldTarget { target: Arc::new(target), hold })
     }
 }

@@ -7,7 +7,7 @@ use super::{Change, HOST, Request, fork, prepare};
 use crate::arch::InstructionSet;
 use crate::error::Error;
 use crate::memory::{self, CodeChange, WriteFailure, Writer};
-use crate::options::Options;
+use crate::options::{Hold, Options};
 use crate::process::{self, MemoryMap};
 use crate::sys;
 use crate::threads::{self, Crew};
@@ -54,7 +54,7 @@ impl Session {
         let map = MemoryMap::lazy();
         check_not_applied(&request, &self.registry)?;
         let (work, standing) =
-            prepare::prepare(&request.changes, &mut self.registry, &map, self.options.without_hold)?;
+            prepare::prepare(&request.changes, &mut self.registry, &map, self.options.hold)?;
         let held = carry_out(work, &self.options, &request.changes, &map)?;
         let entry = Arc::new(Entry {
             id: next_id(),
@@ -157,9 +157,10 @@ fn write_running(work: &Work, options: &Options, changes: &[Change]) -> Result<O
         let of_code = work.code.first().map_or(0, |code| code.address);
         let named = changes.first().map(Change::name_and_address);
         let (target, address) = named.unwrap_or_else(|| (format!("{of_code:#x}"), of_code));
-        if options.without_hold { Err(Error::NeedsHold { target, address }) } else { Ok(None) }
+        if options.hold == Hold::Never { Err(Error::NeedsHold { target, address }) } else { Ok(None) }
     };
-    let Some(change) = work.at_once() else { return needs_hold() };
+    let at_once = work.at_once().filter(|_| options.hold != Hold::Always);
+    let Some(change) = at_once else { return needs_hold() };
     match memory::write_running(change, &work.pointers) {
         Ok(()) => Ok(Some(Held::default())),
         // Memory may not be writable and executable at a time here.

@@ -24,6 +24,7 @@ use crate::plan::{Check, CheckedFunction};
 use crate::process::{HeldTarget, MemoryMap, Target};
 use registry::Registry;
 use select::Selector;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -80,8 +81,10 @@ impl Session {
         let mut errors = Vec::new();
         let changes = targets.iter().map(|(target, replacement)| (&*target.target, *replacement));
         errors.extend(prepare::check_changes(changes, &map).err());
-        let mut selector = Selector::new(&self.registry, self.options.without_hold);
-        for (target, replacement) in targets {
+        let mut selector = Selector::new(&self.registry, self.options.hold);
+        let mut seen = BTreeSet::new();
+        // What is named twice has been told.
+        for (target, replacement) in targets.iter().filter(|(held, _)| seen.insert(held.target.address)) {
             match check_one(&target.target, *replacement, &self.registry, &mut selector, &map) {
                 Ok(function) => functions.push(function),
                 Err(error) => errors.push(error),

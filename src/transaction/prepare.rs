@@ -7,6 +7,7 @@ use super::site::{OriginalCell, Standing, Work};
 use super::{Change, running};
 use crate::error::Error;
 use crate::memory::publish;
+use crate::options::Hold;
 use crate::process::{MemoryMap, Target};
 use crate::sys::Errno;
 use std::collections::BTreeMap;
@@ -17,12 +18,12 @@ pub(super) fn prepare(
     changes: &[Change],
     registry: &mut Registry,
     map: &MemoryMap,
-    at_once: bool,
+    hold: Hold,
 ) -> Result<(Work, Vec<Standing>), Error> {
     check_changes(changes.iter().map(|change| (&*change.target.target, Some(change.replacement))), map)?;
     check_originals(changes, registry)?;
     running::check(changes.iter().map(|change| &*change.target.target), registry, map)?;
-    make_sites(changes, registry, at_once)?;
+    make_sites(changes, registry, hold)?;
     let mut work = Work::default();
     let mut standing = Vec::with_capacity(changes.len());
     for change in changes {
@@ -84,14 +85,16 @@ fn check_originals(changes: &[Change], registry: &Registry) -> Result<(), Error>
 }
 
 /// Each change has a site in the registry afterwards, that lies apart from all others.
-fn make_sites(changes: &[Change], registry: &mut Registry, at_once: bool) -> Result<(), Error> {
+fn make_sites(changes: &[Change], registry: &mut Registry, hold: Hold) -> Result<(), Error> {
     let has_site = |target: &Target| {
         let site = registry.sites.get(&target.address);
-        site.is_some_and(|site| site.is_on() || site.serves(target) && (site.changes_at_once() || !at_once))
+        site.is_some_and(|site| {
+            site.is_on() || site.serves(target) && (site.changes_at_once() || hold != Hold::Never)
+        })
     };
     let (known, without): (Vec<_>, Vec<_>) =
         changes.iter().partition(|change| has_site(&change.target.target));
-    let mut selector = Selector::new(registry, at_once);
+    let mut selector = Selector::new(registry, hold);
     for change in known {
         let target = &change.target.target;
         // What is on has its bytes already.

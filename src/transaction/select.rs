@@ -3,10 +3,11 @@
 use super::HOST;
 use super::prepare::kernel;
 use super::registry::Registry;
-use crate::arch::{self, Form, Function, Measure, Refusal};
+use crate::arch::{self, Around, Form, Function, Measure, Refusal};
 use crate::error::Error;
+use crate::options::Hold;
 use crate::plan::{Claims, Occupied, PunPages, apart};
-use crate::process::{MemoryMap, Target};
+use crate::process::{MemoryMap, Surroundings, Target};
 use crate::sys::{self, Errno};
 use std::ops::Range;
 
@@ -27,8 +28,7 @@ pub(super) struct Selected {
 #[derive(Debug)]
 pub(super) struct Selector<'r> {
     registry: &'r Registry,
-    /// Must one store be enough for each site?
-    at_once: bool,
+    hold: Hold,
     /// As they will be.
     puns: PunPages,
     /// Bytes of the sites selected so far, and the names of their targets.
@@ -38,9 +38,9 @@ pub(super) struct Selector<'r> {
 }
 
 impl<'r> Selector<'r> {
-    pub(super) fn new(registry: &'r Registry, at_once: bool) -> Self {
+    pub(super) fn new(registry: &'r Registry, hold: Hold) -> Self {
         let (puns, claims, occupied) = (registry.puns.clone(), Claims::new(), None);
-        Self { registry, at_once, puns, claims, occupied }
+        Self { registry, hold, puns, claims, occupied }
     }
 
     /// The pages of punned islands that there are.
@@ -59,10 +59,11 @@ impl<'r> Selector<'r> {
         let choice = arch::choose(&measure, replacement, &target.inner);
         let cannot = choice.refusal().cloned();
         let mut refused = choice.refused;
-        let mut conflict = None;
+        let (mut conflict, mut needs_hold) = (None, false);
         let mut forms = choice.forms.into_iter();
         while let Some(form) = forms.next() {
-            if self.at_once && !measure.changes_at_once(form) {
+            if self.hold == Hold::Never && !measure.changes_at_once(form) {
+                needs_hold = true;
                 continue;
             }
             let claims = claims(&measure, form);
@@ -84,10 +85,12 @@ impl<'r> Selector<'r> {
             for bytes in claims {
                 self.claims.add(bytes, target.name.clone());
             }
-            let (left, passed_over) = (forms.collect(), refused);
+            let left = forms.collect();
+            let passed_over = refused.into_iter().filter(|(other, _)| *other < form).collect();
             return Ok(Selected { measure, form, island, passed_over, left });
         }
-        Err(self.nothing_left(target, &measure, conflict, cannot.or(refused.pop().map(|(_, why)| why))))
+        let cannot = cannot.or_else(|| refused.pop().map(|(_, why)| why)).filter(|_| !needs_hold);
+        Err(nothing_left(target, &measure, conflict, cannot))
     }
 
     /// Gives a site whose form found no memory in reach the form that needs none.
@@ -118,24 +121,29 @@ impl<'r> Selector<'r> {
 
     fn measure(&self, target: &Target) -> Measure {
         let (address, guarded) = (target.address, target.guarded);
-        let around = target.around();
-        let free = |start: u64, bytes: &[u8]| {
-            let taken = self.registry.near(start).flat_map(|site| site.claims());
-            let own = self.claims.within(start..start + bytes.len() as u64);
-            apart(start..start + bytes.len() as u64, taken.chain(own))
-        };
-        let mut paddings = Vec::new();
-        for (start, bytes) in around.paddings {
-            for part in free(*start, bytes) {
-                let (from, to) = ((part.start - start) as usize, (part.end - start) as usize);
-                paddings.extend(bytes.get(from..to).map(|bytes| (part.start, bytes)));
-            }
-        }
+        let Surroundings { behind, free, gaps } = &target.surroundings;
         let end = address + target.bytes.len() as u64;
-        let own = free(end, around.behind.get(..around.padding).unwrap_or_default());
-        let padding = own.first().filter(|part| part.start == end).map_or(0, |part| part.end - end);
-        let around = arch::Around { padding: padding as usize, paddings: &paddings, ..around };
+        let mut paddings = Vec::new();
+        for (start, bytes) in gaps {
+            paddings.extend(self.free_padding(*start, bytes));
+        }
+        let own = self.free_padding(end, behind.get(..*free).unwrap_or_default());
+        let padding = own.iter().find(|(start, _)| *start == end).map_or(0, |(_, bytes)| bytes.len());
+        let around = Around { behind, padding, paddings: &paddings, shadow_stack: false };
         arch::measure_in(HOST, &Function { address, bytes: &target.bytes, guarded }, &around)
+    }
+
+    /// The parts of a gap that are padding and of no other site.
+    fn free_padding<'b>(&self, start: u64, gap: &'b [u8]) -> Vec<(u64, &'b [u8])> {
+        let gap = gap.get(..arch::padding(HOST, gap)).unwrap_or_default();
+        let all = start..start + gap.len() as u64;
+        let others = self.registry.near(start).flat_map(|site| site.claims());
+        let free = apart(all.clone(), others.chain(self.claims.within(all)));
+        let part = |part: Range<u64>| {
+            let bytes = gap.get((part.start - start) as usize..(part.end - start) as usize)?;
+            Some((part.start, bytes))
+        };
+        free.into_iter().filter_map(part).collect()
     }
 
     /// Who has some of these bytes: the name of the target, and the first of its bytes.
@@ -163,14 +171,16 @@ impl<'r> Selector<'r> {
         };
         let room = arch::island_room(HOST) as u64;
         let (low, high) = (*places.start(), *places.end());
-        Ok(self.puns.take(&places, room, occupied).ok_or(Refusal::NoIslandPlace { site, low, high }))
+        // A page that islands are on already is writable and executable while another is added.
+        let share = self.hold != Hold::Always;
+        Ok(self.puns.take(&places, room, occupied, share).ok_or(Refusal::NoIslandPlace { site, low, high }))
     }
 
     /// The bytes behind those of a punned jump that are written must be what they are in the file, and are not
     /// looked at again.
     fn check_kept(&self, measure: &Measure, target: &Target) -> Result<(), Error> {
         let site = measure.site();
-        let known = target.bytes.iter().chain(target.around().behind).copied();
+        let known = target.bytes.iter().chain(&target.surroundings.behind).copied();
         let from = (site - target.address) as usize;
         let expected: Vec<u8> = known.skip(from).take(measure.kept(Form::Punned)).collect();
         let mut found = vec![0; expected.len()];
@@ -183,26 +193,26 @@ impl<'r> Selector<'r> {
         }
         Err(Error::EntryModified { target: target.name.clone(), address: site, expected, found })
     }
+}
 
-    fn nothing_left(
-        &self,
-        target: &Target,
-        measure: &Measure,
-        conflict: Option<(String, u64)>,
-        refusal: Option<Refusal>,
-    ) -> Error {
-        let (name, address) = (target.name.clone(), target.address);
-        match (conflict, refusal) {
-            (Some((other, other_address)), _) => {
-                Error::Overlap { target: name, address: measure.site(), other, other_address }
-            }
-            (None, Some(Refusal::EnteredAt { address: other_address, .. })) => {
-                let other = "another entrance".to_owned();
-                Error::Overlap { target: name, address, other, other_address }
-            }
-            (None, Some(refusal)) => Error::Refused { target: name, address, refusal },
-            (None, None) => Error::NeedsHold { target: name, address },
+/// Why a target gets no site.
+fn nothing_left(
+    target: &Target,
+    measure: &Measure,
+    conflict: Option<(String, u64)>,
+    refusal: Option<Refusal>,
+) -> Error {
+    let (name, address) = (target.name.clone(), target.address);
+    match (conflict, refusal) {
+        (Some((other, other_address)), _) => {
+            Error::Overlap { target: name, address: measure.site(), other, other_address }
         }
+        (None, Some(Refusal::EnteredAt { address: other_address, .. })) => {
+            let other = "another entrance".to_owned();
+            Error::Overlap { target: name, address, other, other_address }
+        }
+        (None, Some(refusal)) => Error::Refused { target: name, address, refusal },
+        (None, None) => Error::NeedsHold { target: name, address },
     }
 }
 

@@ -7,7 +7,7 @@ mod pun;
 mod relay;
 mod relocate;
 
-use iced_x86::Code;
+use iced_x86::{Code, Mnemonic};
 
 pub(crate) use jumps::{ISLAND_ROOM, entry_jump, entry_needs, island, island_need};
 pub(crate) use relocate::trampoline;
@@ -66,6 +66,17 @@ fn pun_at(function: &Function<'_>, around: &Around<'_>, pad: usize, site: u64) -
         return Err(Refusal::Undecodable { address: site, bytes });
     };
     Pun::new(site, first.len(), bytes)
+}
+
+/// Bytes of the NOP and INT3 instructions that `bytes` begin with.
+pub(crate) fn padding(bytes: &[u8]) -> usize {
+    let mut len = 0;
+    while let Some(next) = bytes.get(len..).and_then(|rest| decode::one(rest, 0))
+        && (next.mnemonic() == Mnemonic::Nop || next.code() == Code::Int3)
+    {
+        len += next.len();
+    }
+    len
 }
 
 /// Bytes of an `endbr64` at the entry: indirect calls must find it there.
