@@ -88,11 +88,11 @@ impl fmt::Display for Form {
 pub struct Displaced {
     /// Bytes of the entry jump.
     pub overwritten: usize,
-    /// Bytes of the displaced instructions: at least those overwritten.
+    /// Bytes of the displaced instructions: at least those overwritten, unless the function ends before.
     pub span: usize,
     /// What they are, in their order.
     pub instructions: Vec<DisplacedInstruction>,
-    /// The bytes of the displaced instructions.
+    /// The bytes of the displaced instructions, and of the padding that is overwritten behind them.
     pub(crate) bytes: Vec<u8>,
     /// Bytes of the trampoline.
     pub(crate) room: usize,
@@ -102,6 +102,7 @@ pub struct Displaced {
     pub(crate) repeatable: bool,
     /// What the trampoline must reach.
     pub(crate) needs: Vec<Need>,
+    pub(crate) x86: x86_64::Kind,
 }
 
 impl Displaced {
@@ -355,8 +356,10 @@ impl PcMap {
         self.entries.iter().find(|(old, _)| *old == pc).map(|&(_, new)| new)
     }
 
-    /// The place in the function that matches an instruction at `pc` in the trampoline. Every instruction of a
-    /// trampoline has one, also the jump back and the parts of one that had to be written as several.
+    /// The place in the function that matches an instruction at `pc` in the trampoline. The jump back has one, too, and
+    /// so have the parts of one that had to be written as several, as far as the function is ever in such a state. It is
+    /// not between the parts of a call through a pointer, or while a register is on the stack for the address of
+    /// something far away.
     pub fn back(&self, pc: u64) -> Option<u64> {
         let entry = self.entries.iter().find(|(_, new)| *new == pc).map(|&(old, _)| old);
         entry.or_else(|| self.beyond.iter().find(|(new, _)| *new == pc).map(|&(_, old)| old))
@@ -483,7 +486,7 @@ fn check_places(
         return Err(Refusal::Misaligned { what: "the slot".into(), address: places.slot, alignment: align });
     }
     let parts = [
-        ("site", site, displaced.span),
+        ("site", site, displaced.span.max(displaced.overwritten)),
         ("trampoline", places.trampoline, displaced.room),
         ("island", places.island, island_room(set)),
         ("slot", places.slot, slot_room()),
