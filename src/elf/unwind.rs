@@ -98,7 +98,7 @@ fn length<S: Source + ?Sized>(image: &Image, source: &S, entry: u64) -> Option<u
         Some(u32::from_le_bytes(bytes.get(..4)?.try_into().ok()?))
     };
     // 0 is the end, all ones a longer form that nobody writes.
-    let len = word(entry).filter(|len| !matches!(len, 0 | u32::MAX))?;
+    let len = word(entry).filter(|len| !matches!(*len, 0 | u32::MAX))?;
     let back = u64::from(word(entry.checked_add(4)?).filter(|back| *back != 0)?);
     let pointers = entry.checked_add(8)?;
     let encoding = pointer_encoding(image, source, (entry + 4).checked_sub(back)?)?;
@@ -155,4 +155,63 @@ fn pointer_encoding<S: Source + ?Sized>(image: &Image, source: &S, cie: u64) -> 
 fn after_leb(bytes: &[u8]) -> Option<&[u8]> {
     let last = bytes.iter().position(|byte| byte & 0x80 == 0)?;
     bytes.get(last + 1..)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Machine, SymbolKind, SymbolTable};
+    use super::*;
+
+    const MACHINE: Machine = if cfg!(target_arch = "x86_64") { Machine::X86_64 } else { Machine::Aarch64 };
+
+    /// This program: its bytes, and its functions as its symbols say.
+    fn this_program() -> (Vec<u8>, Vec<Range<u64>>) {
+        let file = std::fs::read("/proc/self/exe").unwrap();
+        let image = Image::parse(&file[..], MACHINE).unwrap();
+        let symbols = image.symbols(&file[..], SymbolTable::Full).unwrap().unwrap();
+        let functions = symbols.iter().filter(|one| one.kind == SymbolKind::Function && one.size > 0);
+        let functions = functions.map(|one| one.value..one.value + one.size).collect();
+        (file, functions)
+    }
+
+    #[test]
+    fn it_agrees_with_the_symbols() {
+        let (file, functions) = this_program();
+        let image = Image::parse(&file[..], MACHINE).unwrap();
+        let unwind = Unwind::read(&image, &file[..]).unwrap();
+        let of = |address| unwind.last_before(&image, &file[..], address).unwrap().unwrap();
+        let same = functions.iter().filter(|function| of(function.end - 1) == **function).count();
+        assert!(functions.len() > 1000 && same * 100 > functions.len() * 95, "{same} of {}", functions.len());
+        let some = functions.iter().find(|function| of(function.start) == **function).unwrap();
+        assert_eq!(unwind.next(some.start), Some(some.start));
+        assert!(unwind.next(some.start + 1) >= Some(some.end));
+        assert_eq!(unwind.next(u64::MAX), None);
+        assert_eq!(unwind.last_before(&image, &file[..], 0), Ok(None));
+    }
+
+    /// Whatever stands in a file: an answer or none, no panic.
+    #[test]
+    fn nothing_in_it_is_trusted() {
+        let (mut file, functions) = this_program();
+        let image = Image::parse(&file[..], MACHINE).unwrap();
+        let unwind = Unwind::read(&image, &file[..]).unwrap();
+        let (header, _) = image.unwind.unwrap();
+        let mut changed = 0;
+        for (number, function) in functions.iter().step_by(functions.len() / 500 + 1).enumerate() {
+            let place = unwind.place(|start| start <= function.start) - 1;
+            let (start, entry) = unwind.entry(place).unwrap();
+            let before = unwind.last_before(&image, &file[..], start);
+            for address in [header + 12 + 8 * place as u64, header, entry, entry + 4, entry + 12] {
+                for offset in 0..8 {
+                    let at = image.offset_of(address + offset).unwrap() as usize;
+                    let old = std::mem::replace(&mut file[at], [0xff, 0, 0x80, 0x7f][number % 4]);
+                    let answer = Unwind::read(&image, &file[..])
+                        .map(|unwind| unwind.last_before(&image, &file[..], start));
+                    changed += usize::from(answer != Some(before.clone()));
+                    file[at] = old;
+                }
+            }
+        }
+        assert!(changed > 1000, "{changed} answers changed");
+    }
 }

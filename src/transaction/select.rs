@@ -29,6 +29,8 @@ pub(super) struct Selected {
 pub(super) struct Selector<'r> {
     registry: &'r Registry,
     hold: Hold,
+    /// Are returns compared with a shadow stack?
+    shadow_stack: bool,
     /// As they will be.
     puns: PunPages,
     /// Bytes of the sites selected so far, and the names of their targets.
@@ -40,7 +42,8 @@ pub(super) struct Selector<'r> {
 impl<'r> Selector<'r> {
     pub(super) fn new(registry: &'r Registry, hold: Hold) -> Self {
         let (puns, claims, occupied) = (registry.puns.clone(), Claims::new(), None);
-        Self { registry, hold, puns, claims, occupied }
+        let shadow_stack = sys::has_shadow_stack();
+        Self { registry, hold, shadow_stack, puns, claims, occupied }
     }
 
     /// The pages of punned islands that there are.
@@ -129,7 +132,7 @@ impl<'r> Selector<'r> {
         }
         let own = self.free_padding(end, behind.get(..*free).unwrap_or_default());
         let padding = own.iter().find(|(start, _)| *start == end).map_or(0, |(_, bytes)| bytes.len());
-        let around = Around { behind, padding, paddings: &paddings, shadow_stack: false };
+        let around = Around { behind, padding, paddings: &paddings, shadow_stack: self.shadow_stack };
         arch::measure_in(HOST, &Function { address, bytes: &target.bytes, guarded }, &around)
     }
 

@@ -2,7 +2,7 @@
 //! assembly, since the length of its first instruction is the point.
 
 use crate::support::{bytes_at, child, patient, watchdog};
-use midflight::{Applied, Error, Options, Original, Transaction};
+use midflight::{Applied, Error, Options, Original, Refusal, Transaction, fault};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::Duration;
 
@@ -77,6 +77,35 @@ std::arch::global_asm!(
     "add rax, rdi",
     "ret",
     ".size live_form_long, . - live_form_long",
+    // Three bytes, and padding up to the next.
+    ".p2align 4",
+    "LIVE_FORM live_form_padded",
+    "mov eax, edi",
+    "ret",
+    ".size live_form_padded, . - live_form_padded",
+    // Alone in its words: no whole jump fits, and for a punned one no memory is free.
+    ".p2align 4",
+    "LIVE_FORM live_form_relayed",
+    "mov eax, edi",
+    "ret",
+    ".size live_form_relayed, . - live_form_relayed",
+    "LIVE_FORM live_form_beside",
+    "add byte ptr [rax], al", // Zeros, as the upper bytes of a distance: the island would be in this program.
+    "lea rax, [rdi + 1]",
+    "ret",
+    ".size live_form_beside, . - live_form_beside",
+    ".p2align 5",
+    "LIVE_FORM live_form_calls",
+    "call live_form_helper",
+    "add rax, rdi",
+    "ret",
+    ".size live_form_calls, . - live_form_calls",
+    ".p2align 5",
+    "LIVE_FORM live_form_helper",
+    // The return address, as the caller of the caller sees it.
+    "mov rax, qword ptr [rsp]",
+    "ret",
+    ".size live_form_helper, . - live_form_helper",
     ".popsection",
     ".pushsection .rodata",
     ".p2align 3",
@@ -93,6 +122,9 @@ unsafe extern "C" {
     safe fn live_form_tiny(_: u64) -> u64;
     safe fn live_form_next(_: u64) -> u64;
     safe fn live_form_long(_: u64) -> u64;
+    safe fn live_form_padded(_: u64) -> u64;
+    safe fn live_form_relayed(_: u64) -> u64;
+    safe fn live_form_calls(_: u64) -> u64;
 }
 
 type Function = extern "C" fn(u64) -> u64;
@@ -197,6 +229,69 @@ fn what_one_store_cannot_switch_is_said() {
         let first = names[0];
         assert!(matches!(&error, Error::NeedsHold { target, .. } if target == first), "{error}");
     }
+}
+
+fn form_of(name: &str) -> String {
+    replaced(&[name]).check().unwrap().functions[0].form.to_string()
+}
+
+/// Puts a replacement on and takes it off again, with all that stands between.
+fn goes_on_and_off(name: &str, function: Function, before: u64) {
+    let at = function as *const () as usize - 64;
+    // SAFETY: code of this program, which lies on both sides.
+    let bytes = || unsafe { bytes_at(at, 192) };
+    let was = bytes();
+    for _ in 0..20 {
+        let applied = commit(&[name], &patient()).unwrap_or_else(|error| panic!("{error}"));
+        assert_eq!(function(7), 1007, "{name}");
+        let again = commit(&[name], &patient()).unwrap();
+        again.rollback_with(&patient()).unwrap();
+        assert_eq!(function(7), 1007, "{name}");
+        applied.rollback_with(&patient()).unwrap();
+        assert_eq!(function(7), before, "{name}");
+        assert!(was == bytes(), "{name} is not what it was");
+    }
+}
+
+#[test]
+fn padding_behind_a_short_function_is_its_own() {
+    assert_eq!(form_of("live_form_padded"), "direct");
+    goes_on_and_off("live_form_padded", live_form_padded, 7);
+}
+
+#[test]
+fn padding_nearby_relays() {
+    assert_eq!(form_of("live_form_relayed"), "relay");
+    goes_on_and_off("live_form_relayed", live_form_relayed, 7);
+}
+
+/// The callee returns to the old function, not to a trampoline, so that whoever looks at the stack sees what it always saw.
+#[test]
+fn a_displaced_call_returns_to_the_old_function() {
+    static OLD: Original<Function> = Original::new();
+    let new: Function = {
+        extern "C" fn new(value: u64) -> u64 {
+            OLD.get()(value) - live_form_calls as *const () as u64
+        }
+        new
+    };
+    let mut change = Transaction::new();
+    change.replace_fn("live_form_calls", &OLD, new);
+    // SAFETY: same types.
+    let applied = unsafe { change.commit(&patient()) }.unwrap();
+    assert_eq!(live_form_calls(7), 5 + 7);
+    applied.rollback_with(&patient()).unwrap();
+    assert_eq!(live_form_calls(7), live_form_calls as *const () as u64 + 5 + 7);
+}
+
+#[test]
+fn under_a_shadow_stack_no_call_is_displaced() {
+    child::run("forms::under_a_shadow_stack_no_call_is_displaced", || {
+        fault::shadow_stack(true);
+        let error = commit(&["live_form_calls"], &patient()).map(drop).unwrap_err();
+        assert!(matches!(&error, Error::Refused { refusal: Refusal::Call { .. }, .. }), "{error}");
+        commit(&["live_form_three"], &patient()).unwrap();
+    });
 }
 
 #[test]
