@@ -100,8 +100,10 @@ pub struct Displaced {
     pub(crate) falls_through: bool,
     /// Whether the first one can be interrupted half done, with pc at the site.
     pub(crate) repeatable: bool,
-    /// What the trampoline must reach.
+    /// What the trampoline must reach, and be reached by.
     pub(crate) needs: Vec<Need>,
+    /// Branches back to the entry that are led to the trampoline.
+    pub(crate) loops: Vec<x86_64::Loop>,
     pub(crate) x86: x86_64::Kind,
 }
 
@@ -184,9 +186,13 @@ impl Measure {
         self.punned.as_ref().ok().and(self.entry.x86.pun)?.places().ok()
     }
 
-    /// The padding that a relay overwrites, address and length; `None` if there is no such form.
-    pub fn relay_padding(&self) -> Option<(u64, usize)> {
-        self.relay.as_ref().ok().and(self.entry.x86.relay).map(|relay| (relay.at, relay.now.len()))
+    /// What a site of the form overwrites apart from its entry jump, address and length: padding near the function, and
+    /// branches back to its entry.
+    pub fn overwrites_too(&self, form: Form) -> Vec<(u64, usize)> {
+        let Ok(displaced) = self.usable(form) else { return Vec::new() };
+        let loops = displaced.loops.iter().flat_map(x86_64::Loop::ranges);
+        let relay = self.entry.x86.relay.filter(|_| form == Form::Relay);
+        loops.chain(relay.map(|relay| (relay.at, relay.now.len()))).collect()
     }
 
     /// Whether a thread can be inside the bytes that the form overwrites: not if they belong to one instruction that is
@@ -208,7 +214,7 @@ impl Measure {
         let Entry { set, site, .. } = self.entry;
         let one_word = length > 0 && site / 8 == (site + length - 1) / 8;
         // What aarch64 allows to be changed while it runs depends on the instructions (Arm ARM, B2.2.5).
-        set == InstructionSet::X86_64 && one_word && !matches!(form, Form::Relay | Form::Absolute)
+        set == InstructionSet::X86_64 && one_word && self.overwrites_too(form).is_empty()
     }
 
     /// How many bytes from the site on must stay what they are while a site of the form is on: more than are
@@ -296,8 +302,8 @@ pub struct SitePlan {
     pub original: Vec<u8>,
     /// The entry jump.
     pub entry: Vec<u8>,
-    /// What else is overwritten, where nothing runs before.
-    pub relayed: Option<Relayed>,
+    /// What else is overwritten.
+    pub others: Vec<Overwritten>,
     /// The displaced instructions, relocated, then a jump back.
     pub trampoline: Vec<u8>,
     /// The island; encoded for every form, so that a site can change to it without allocating.
@@ -313,15 +319,17 @@ pub struct SitePlan {
     pub(crate) jump: Entry,
 }
 
-/// Padding that gets a jump.
+/// Bytes that a site overwrites apart from its entry jump.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Relayed {
+pub struct Overwritten {
     /// Address of the first byte.
     pub at: u64,
     /// The bytes before.
     pub original: Vec<u8>,
-    /// The jump.
+    /// The new ones: one instruction.
     pub bytes: Vec<u8>,
+    /// Whether nothing ran there before. Else the old bytes are one instruction as well.
+    pub is_padding: bool,
 }
 
 impl SitePlan {
@@ -415,6 +423,13 @@ pub fn measure_in(set: InstructionSet, function: &Function<'_>, around: &Around<
     }
 }
 
+/// Whether padding around a function with these bytes can be of use.
+pub fn wants_padding(set: InstructionSet, bytes: &[u8]) -> bool {
+    // With this many no jump of a site is too long.
+    const SHORT: usize = 16;
+    set == InstructionSet::X86_64 && (bytes.len() < SHORT || x86_64::may_loop(bytes))
+}
+
 /// How many of the first bytes are whole instructions of padding: NOP of any length, INT3. Nothing is padding on aarch64,
 /// where every function has room for a site.
 pub fn padding(set: InstructionSet, bytes: &[u8]) -> usize {
@@ -441,12 +456,13 @@ pub fn encode(measure: &Measure, form: Form, places: &Places, replacement: u64) 
         Form::Island => through_island?,
         _ => measure.entry_jump(form, places.island)?,
     };
-    let relayed = match (form, x86.relay) {
-        (Form::Relay, Some(relay)) => {
-            Some(Relayed { at: relay.at, original: relay.now.to_vec(), bytes: relay.jump(places.island)? })
-        }
-        _ => None,
-    };
+    let relay = x86.relay.filter(|_| form == Form::Relay);
+    let mut others: Vec<Overwritten> =
+        relay.iter().map(|relay| relay.jump(places.island)).collect::<Result<_, _>>()?;
+    for back in &displaced.loops {
+        let new = back.lead_to(places.trampoline)?;
+        others.extend(new.into_iter().filter(|new| !others.contains(new)).collect::<Vec<_>>());
+    }
     let (island, (trampoline, pc_map)) = match set {
         InstructionSet::X86_64 => (
             x86_64::island(places.island, places.slot)?,
@@ -463,7 +479,7 @@ pub fn encode(measure: &Measure, form: Form, places: &Places, replacement: u64) 
         site,
         original,
         entry,
-        relayed,
+        others,
         trampoline,
         island,
         pc_map,

@@ -1,4 +1,4 @@
-//! What lies around a short function: bytes that belong to nobody may hold a part of its site.
+//! What lies around a function: bytes that belong to nobody may hold a part of its site.
 //!
 //! Bytes belong to nobody if they stand between the end of one function and the beginning of the next, both known: by a
 //! symbol with a size, or by an entry of the unwind table. Whether they are padding is up to whoever knows instructions.
@@ -6,10 +6,10 @@
 use super::image::{ModuleFile, ModuleImage};
 use std::ops::Range;
 
-/// Functions from this length on have room for any jump, so nothing around them is looked at.
-const SHORT: u64 = 16;
-/// How far from the first byte a jump of two bytes may lead, with a landing pad before it.
-const REACH: u64 = 136;
+/// How far before the first byte a jump of two bytes may lead.
+const BEFORE: u64 = 128;
+/// How far behind it two such jumps may, one after the other, with a landing pad before them.
+const AFTER: u64 = 4 + 129 + 129;
 /// As much padding as is looked at: what alignment to a cache line makes.
 const MOST: u64 = 64;
 
@@ -34,9 +34,6 @@ impl Surroundings {
         labels: &[(u64, u64)],
         bias: u64,
     ) -> Self {
-        if function.end - function.start >= SHORT {
-            return Self::default();
-        }
         let known = Known { image, file, labels };
         let behind = function.end..(function.end + MOST).min(image.end_of_code(function.start));
         let bytes = |range: &Range<u64>| {
@@ -46,7 +43,7 @@ impl Surroundings {
         let is_whole = known.end_before(function.end) == Some(function.end);
         let next = known.start_from(function.end).filter(|next| is_whole && *next <= behind.end);
         let free = next.map_or(0, |next| next - function.end) as usize;
-        let gaps = known.gaps(function.start.saturating_sub(REACH)..function.start + REACH);
+        let gaps = known.gaps(function.start.saturating_sub(BEFORE)..function.start + AFTER);
         let gaps = gaps.into_iter().map(|gap| (bias.wrapping_add(gap.start), bytes(&gap)));
         Self { behind: bytes(&behind), free, gaps: gaps.collect() }
     }
@@ -54,8 +51,8 @@ impl Surroundings {
 
 /// The file's addresses of which all symbols are wanted.
 pub(crate) fn window(function: &Range<u64>) -> Range<u64> {
-    let reach = if function.end - function.start < SHORT { REACH + MOST } else { 0 };
-    function.start.saturating_sub(reach)..function.end.saturating_add(reach)
+    let start = function.start.saturating_sub(BEFORE + MOST);
+    start..function.end.max(function.start.saturating_add(AFTER)).saturating_add(MOST)
 }
 
 /// Where functions begin and end.

@@ -27,7 +27,7 @@ pub(crate) struct Target {
     pub(crate) address: u64,
     /// All its bytes, as they stand in the file.
     pub(crate) bytes: Vec<u8>,
-    /// What lies around it, if it is short.
+    /// What lies around it, if that may be of use.
     pub(crate) surroundings: Surroundings,
     /// May indirect calls enter it at a landing pad only (PROT_BTI)?
     pub(crate) guarded: bool,
@@ -58,18 +58,25 @@ pub(crate) struct HeldTarget {
 pub(crate) struct Resolver {
     machine: Machine,
     policy: Policy,
+    /// Are the surroundings of a function with these bytes of use?
+    wants_surroundings: fn(&[u8]) -> bool,
     loaded: Arc<Loaded>,
     /// By the address of the module's record.
     opened: RefCell<BTreeMap<*const LoadedModule, Rc<OpenModule>>>,
 }
 
 impl Resolver {
-    pub(crate) fn new(machine: Machine, policy: Policy) -> Self {
-        Self::of(Loaded::now(), machine, policy)
+    pub(crate) fn new(machine: Machine, policy: Policy, wants_surroundings: fn(&[u8]) -> bool) -> Self {
+        Self::of(Loaded::now(), machine, policy, wants_surroundings)
     }
 
-    pub(super) fn of(loaded: Arc<Loaded>, machine: Machine, policy: Policy) -> Self {
-        Self { machine, policy, loaded, opened: RefCell::default() }
+    pub(super) fn of(
+        loaded: Arc<Loaded>,
+        machine: Machine,
+        policy: Policy,
+        wants_surroundings: fn(&[u8]) -> bool,
+    ) -> Self {
+        Self { machine, policy, wants_surroundings, loaded, opened: RefCell::default() }
     }
 
     /// The function called `name`, with its copies: in the module it names, else in the first module that has one.
@@ -204,8 +211,13 @@ impl Resolver {
         let hold = Arc::new(module.hold(name)?);
         let symbol = String::from_utf8_lossy(function.name()).into_owned();
         let own = function.value..function.value.saturating_add(function.size);
-        let labels = image.labels(around::window(&own));
-        let surroundings = Surroundings::of(image, &open.file, &own, &labels, module.bias);
+        let is_wanted = (self.wants_surroundings)(&bytes);
+        let labels = image.labels(if is_wanted { around::window(&own) } else { own.clone() });
+        let surroundings = if is_wanted {
+            Surroundings::of(image, &open.file, &own, &labels, module.bias)
+        } else {
+            Surroundings::default()
+        };
         let inner =
             labels.into_iter().map(|(label, _)| label).filter(|label| own.start < *label && *label < own.end);
         let mut inner: Vec<u64> = inner.map(|label| module.bias.wrapping_add(label)).collect();

@@ -17,7 +17,7 @@ pub use registry::Held;
 pub(crate) use registry::{Entry, applied};
 pub(crate) use site::OriginalCell;
 
-use crate::arch::{Form, InstructionSet};
+use crate::arch::{self, Form, InstructionSet};
 use crate::elf::Machine;
 use crate::error::Error;
 use crate::plan::{Check, CheckedFunction};
@@ -37,6 +37,11 @@ pub(crate) const MACHINE: Machine = match HOST {
     InstructionSet::X86_64 => Machine::X86_64,
     _ => Machine::Aarch64,
 };
+
+/// Are the surroundings of a function with these bytes of use for its site?
+pub(crate) fn wants_surroundings(bytes: &[u8]) -> bool {
+    arch::wants_padding(HOST, bytes)
+}
 
 /// One function to be replaced.
 #[derive(Debug)]

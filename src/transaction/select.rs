@@ -222,11 +222,8 @@ fn nothing_left(
 /// The bytes that a site of this form takes up.
 fn claims(measure: &Measure, form: Form) -> Vec<Range<u64>> {
     let site = measure.site();
-    let mut claims = vec![site..site + measure.kept(form) as u64];
-    if let Some((at, len)) = measure.relay_padding().filter(|_| form == Form::Relay) {
-        claims.push(at..at + len as u64);
-    }
-    claims
+    let others = measure.overwrites_too(form).into_iter().map(|(at, len)| at..at + len as u64);
+    std::iter::once(site..site + measure.kept(form) as u64).chain(others).collect()
 }
 
 fn free_memory() -> Result<Occupied, Error> {

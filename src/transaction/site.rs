@@ -1,7 +1,7 @@
 //! A site that exists: its trampoline, island and slot, the layers on it, and what has to be written to
 //! put a layer on or take it off. Knows what to write, writes nothing.
 
-use crate::arch::{self, Form, Relayed, SitePlan};
+use crate::arch::{self, Form, Overwritten, SitePlan};
 use crate::error::Error;
 use crate::memory::{CodeChange, PointerChange};
 use crate::process::{ModuleHold, Target};
@@ -129,9 +129,9 @@ impl Site {
 
     /// The bytes of the program that are its own while it is on: it overwrites them, or needs them as they are.
     pub(super) fn claims(&self) -> impl Iterator<Item = Range<u64>> {
-        let (site, relayed) = (self.plan.site, self.plan.relayed.iter());
-        let relayed = relayed.map(|relayed| relayed.at..relayed.at + relayed.bytes.len() as u64);
-        std::iter::once(site..site + self.plan.kept() as u64).chain(relayed)
+        let (site, others) = (self.plan.site, self.plan.others.iter());
+        let others = others.map(|other| other.at..other.at + other.bytes.len() as u64);
+        std::iter::once(site..site + self.plan.kept() as u64).chain(others)
     }
 
     /// Are some of these bytes its own?
@@ -146,10 +146,10 @@ impl Site {
 
     /// Address and content of everything it has overwritten as it should be now.
     pub(super) fn pieces_now(&self) -> impl Iterator<Item = (u64, &[u8])> {
-        let relayed = self.plan.relayed.iter().map(|relayed| {
-            (relayed.at, if self.is_on() { &relayed.bytes } else { &relayed.original }.as_slice())
-        });
-        std::iter::once(self.bytes_now()).chain(relayed)
+        let others = self.plan.others.iter();
+        let others =
+            others.map(|other| (other.at, if self.is_on() { &*other.bytes } else { &*other.original }));
+        std::iter::once(self.bytes_now()).chain(others)
     }
 
     /// Can it serve a commit that holds nobody?
@@ -187,7 +187,7 @@ impl Site {
         } else {
             work.change(self.change(old, new), self.plan.changes_at_once);
             work.dangers.extend(self.plan.has_inside.then(|| self.danger()));
-            if let Some(Relayed { at, original, bytes }) = &self.plan.relayed {
+            for Overwritten { at, original, bytes, .. } in &self.plan.others {
                 work.change(self.change_at(*at, original.clone(), bytes.clone()), false);
             }
         }
@@ -209,11 +209,12 @@ impl Site {
             let (old, bytes) = (self.now.bytes.clone(), self.plan.original.clone());
             work.change(self.change(old, bytes.clone()), self.plan.reverts_at_once);
             work.dangers.extend(self.danger_of_jump());
-            if let Some(Relayed { at, original, bytes }) = &self.plan.relayed {
+            for Overwritten { at, original, bytes, is_padding } in &self.plan.others {
                 work.change(self.change_at(*at, bytes.clone(), original.clone()), false);
-                // A thread that is on its way has done nothing yet.
+                // A thread that is on its way through padding has done nothing yet; it begins at the entry.
                 let range = *at..*at + bytes.len() as u64;
-                work.dangers.push(Danger { range, moves: vec![(*at, self.plan.site)] });
+                let moves = vec![(*at, self.plan.site)];
+                work.dangers.extend(is_padding.then_some(Danger { range, moves }));
             }
             return Ok(Standing { form: self.plan.form, bytes });
         };

@@ -100,6 +100,24 @@ std::arch::global_asm!(
     "add rax, rdi",
     "ret",
     ".size live_form_calls, . - live_form_calls",
+    // Loops from the top: the sum of rdi, rdi - 1, ... 1 and rsi.
+    ".p2align 5",
+    "LIVE_FORM live_form_loops",
+    "lea rax, [rsi + rdi]",
+    "mov rsi, rax",
+    "dec rdi",
+    "jnz live_form_loops",
+    "ret",
+    ".size live_form_loops, . - live_form_loops",
+    ".p2align 5",
+    "LIVE_FORM live_form_loops_far",
+    "lea rax, [rsi + rdi]",
+    "mov rsi, rax",
+    "dec rdi",
+    ".byte 0x0f, 0x85", // jnz with a distance of 32 bits
+    ".long live_form_loops_far - . - 4",
+    "ret",
+    ".size live_form_loops_far, . - live_form_loops_far",
     ".p2align 5",
     "LIVE_FORM live_form_helper",
     // The return address, as the caller of the caller sees it.
@@ -125,6 +143,8 @@ unsafe extern "C" {
     safe fn live_form_padded(_: u64) -> u64;
     safe fn live_form_relayed(_: u64) -> u64;
     safe fn live_form_calls(_: u64) -> u64;
+    safe fn live_form_loops(_: u64, _: u64) -> u64;
+    safe fn live_form_loops_far(_: u64, _: u64) -> u64;
 }
 
 type Function = extern "C" fn(u64) -> u64;
@@ -282,6 +302,38 @@ fn a_displaced_call_returns_to_the_old_function() {
     assert_eq!(live_form_calls(7), 5 + 7);
     applied.rollback_with(&patient()).unwrap();
     assert_eq!(live_form_calls(7), live_form_calls as *const () as u64 + 5 + 7);
+}
+
+/// Every round of the loop stays in the original: the replacement is entered once.
+#[test]
+fn loops_to_the_entry_stay_in_the_original() {
+    type Sum = extern "C" fn(u64, u64) -> u64;
+    static OLD: [Original<Sum>; 2] = [const { Original::new() }; 2];
+    static CALLS: AtomicU64 = AtomicU64::new(0);
+    extern "C" fn new<const N: usize>(from: u64, sum: u64) -> u64 {
+        CALLS.fetch_add(1, SeqCst);
+        OLD[N].get()(from, sum) + 1000
+    }
+    let all: [(&str, Sum, Sum); 2] = [
+        ("live_form_loops", live_form_loops, new::<0>),
+        ("live_form_loops_far", live_form_loops_far, new::<1>),
+    ];
+    for (number, (name, old, new)) in all.into_iter().enumerate() {
+        // SAFETY: code of this program.
+        let bytes = || unsafe { bytes_at(old as *const () as usize - 32, 96) };
+        let before = bytes();
+        for _ in 0..10 {
+            let mut change = Transaction::new();
+            change.replace_fn(name, &OLD[number], new);
+            // SAFETY: same types.
+            let applied = unsafe { change.commit(&patient()) }.unwrap_or_else(|error| panic!("{error}"));
+            CALLS.store(0, SeqCst);
+            assert_eq!((old(100, 3), CALLS.load(SeqCst)), (6053, 1), "{name}");
+            applied.rollback_with(&patient()).unwrap();
+            assert_eq!((old(100, 3), CALLS.load(SeqCst)), (5053, 1), "{name}");
+            assert!(bytes() == before, "{name} is not what it was");
+        }
+    }
 }
 
 #[test]

@@ -4,6 +4,7 @@ use iced_x86::{Code, FlowControl, Instruction, Mnemonic, Register};
 
 use super::assembly::Copies;
 use super::decode;
+use super::loops::Loop;
 use super::relocate::{self, End, Kind};
 use super::sweep::{Body, Perhaps};
 use crate::{Around, Displaced, DisplacedInstruction, Function, Refusal};
@@ -41,11 +42,12 @@ pub(crate) fn displace(
         return Err(Refusal::AddressSpace { address: site, size: overwritten });
     }
     let request = Request { function, around, site, bytes: &function.bytes[pad..], overwritten, far };
-    let displaced = request.collect()?;
+    let mut displaced = request.collect()?;
     for reference in &body.references {
         let offset = reference.ip().wrapping_sub(site);
-        if !displaced.instructions.iter().any(|own| own.offset as u64 == offset) {
-            check_branch(reference, function.address, site, overwritten)?;
+        let is_displaced = displaced.instructions.iter().any(|own| own.offset as u64 == offset);
+        if !is_displaced && request.is_loop(reference)? {
+            request.lead_back(&mut displaced, reference)?;
         }
         check_memory(reference, function.address, site, overwritten)?;
     }
@@ -70,6 +72,29 @@ pub(crate) fn too_short(
 }
 
 impl Request<'_> {
+    /// Whether a branch of the rest of the function goes back to the entry.
+    fn is_loop(&self, branch: &Instruction) -> Result<bool, Refusal> {
+        let Some(to) = decode::branch_target(branch) else { return Ok(false) };
+        if to > self.site && to < self.site + self.overwritten as u64 {
+            let (from, text) = (branch.ip(), decode::text(branch));
+            return Err(Refusal::BranchIntoSite { from, to, text });
+        }
+        Ok((self.function.address..=self.site).contains(&to) && !branch.is_call_near())
+    }
+
+    /// A loop goes on in the trampoline, if that is near.
+    fn lead_back(&self, displaced: &mut Displaced, branch: &Instruction) -> Result<(), Refusal> {
+        let (from, to) = (branch.ip(), branch.near_branch_target());
+        let start = (from - self.function.address) as usize;
+        let bytes = self.function.bytes.get(start..start + branch.len()).filter(|_| !self.far);
+        let text = || decode::text(branch);
+        let bytes = bytes.ok_or_else(|| Refusal::LoopsToEntry { from, to, text: text() })?;
+        let new = Loop::new(branch, bytes, self.around, &displaced.loops)?;
+        displaced.needs.push(new.need());
+        displaced.loops.push(new);
+        Ok(())
+    }
+
     fn collect(&self) -> Result<Displaced, Refusal> {
         let Self { bytes, overwritten, far, function, .. } = *self;
         let mut displaced = Displaced {
@@ -81,6 +106,7 @@ impl Request<'_> {
             falls_through: true,
             repeatable: false,
             needs: Vec::new(),
+            loops: Vec::new(),
             x86: Kind { entry: function.address, far, end: End::Never },
         };
         let mut instructions = Vec::new();
@@ -242,18 +268,6 @@ fn repeatable(instruction: &Instruction) -> bool {
     let tile =
         matches!(instruction.mnemonic(), Mnemonic::Tileloadd | Mnemonic::Tileloaddt1 | Mnemonic::Tilestored);
     (repeated && instruction.flow_control() == FlowControl::Next) || instruction.is_vsib() || tile
-}
-
-fn check_branch(instruction: &Instruction, entry: u64, site: u64, overwritten: usize) -> Result<(), Refusal> {
-    let Some(to) = decode::branch_target(instruction) else { return Ok(()) };
-    let from = instruction.ip();
-    if to > site && to < site + overwritten as u64 {
-        return Err(Refusal::BranchIntoSite { from, to, text: decode::text(instruction) });
-    }
-    if (entry..=site).contains(&to) && !instruction.is_call_near() {
-        return Err(Refusal::LoopsToEntry { from, to, text: decode::text(instruction) });
-    }
-    Ok(())
 }
 
 /// What may be a branch is treated like one.

@@ -6,6 +6,7 @@ mod decode;
 mod displace;
 mod far;
 mod jumps;
+mod loops;
 mod pun;
 mod relay;
 mod relocate;
@@ -14,6 +15,7 @@ mod sweep;
 use iced_x86::{Code, Mnemonic};
 
 pub(crate) use jumps::{ISLAND_ROOM, entry_jump, entry_needs, island, island_need};
+pub(crate) use loops::{Loop, may_loop};
 pub(crate) use relocate::{Kind, trampoline};
 
 use pun::Pun;
