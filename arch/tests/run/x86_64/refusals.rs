@@ -9,7 +9,7 @@ use crate::run::random::Random;
 type IsRight = fn(&Refusal) -> bool;
 
 /// Bytes that are to be displaced, and why they cannot be.
-const UNMOVABLE: [(&str, &[u8], IsRight); 11] = [
+const UNMOVABLE: [(&str, &[u8], IsRight); 10] = [
     ("call of the stack", &[0xff, 0xd4], |why| {
         matches!(why, Refusal::Unmovable { .. } | Refusal::ReturnsIntoSite { .. })
     }),
