@@ -61,7 +61,7 @@ pub(crate) fn relative(mut window: Window<'_>, encodings: &[Encoding]) -> Case {
 fn far(window: &mut Window<'_>, instruction: &Instruction) {
     let mut factory = InstructionInfoFactory::new();
     let mut used = factory.info(instruction).used_registers().iter();
-    let push = instruction.code() == Code::Push_rm64;
+    let push = instruction.code() == Code::Push_rm64 && instruction.segment_prefix() != Register::GS;
     if !push && used.any(|used| used.register().full_register() == Register::RSP) {
         window.form = Form::Island;
         return;

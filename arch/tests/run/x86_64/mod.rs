@@ -142,7 +142,7 @@ pub(crate) fn check(tally: &Tally, worlds: u64) {
 /// Functions that a wrong trampoline must be noticed of.
 pub(crate) fn wrong(world: &mut World, machine: &Machine, random: &mut Random) -> Vec<Wrong> {
     let mut with = |class: &str, bytes: &[u8]| {
-        let mut window = Window::new(world, machine, random);
+        let mut window = near(Window::new(world, machine, random));
         let end = window.here() + bytes.len() as u64 + 4;
         let to = window.data(end, &[]);
         window.state.general[0] |= 0x1100;
@@ -160,7 +160,7 @@ pub(crate) fn wrong(world: &mut World, machine: &Machine, random: &mut Random) -
     .map(|(class, bytes, noticed)| Wrong { case: with(class, bytes), tamper: another_operand, noticed })
     .into();
 
-    let mut window = Window::new(world, machine, random);
+    let mut window = near(Window::new(world, machine, random));
     let end = window.here() + 6;
     let to = window.far_exit(end).expect("room for an exit");
     window.put(&[0x0f, 0x84]);
@@ -174,15 +174,20 @@ pub(crate) fn wrong(world: &mut World, machine: &Machine, random: &mut Random) -
         let at = plan.trampoline.len() - 8;
         plan.trampoline[at] ^= 1;
     };
-    let mut window = Window::new(world, machine, random);
-    window.form = Form::Island;
+    let window = near(Window::new(world, machine, random));
     let case = calls::call(window, 0).expect("room for an exit");
     all.push(Wrong { case, tamper, noticed: "memory from " });
 
-    let mut window = Window::new(world, machine, random);
+    let mut window = near(Window::new(world, machine, random));
     // stc, and nop of 6 bytes; becomes clc.
     window.put(&[0xf9, 0x66, 0x0f, 0x1f, 0x44, 0x00, 0x00]);
     let tamper: Tamper = |plan| plan.trampoline[0] = 0xf8;
     all.push(Wrong { case: window.finish("stc"), tamper, noticed: "flags: " });
     all
+}
+
+/// The changes are made to trampolines that are known byte by byte.
+fn near(mut window: Window<'_>) -> Window<'_> {
+    window.form = Form::Island;
+    window
 }
