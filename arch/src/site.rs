@@ -249,7 +249,8 @@ impl PcMap {
     }
 
     /// The place in the function that matches an instruction at `pc` in the trampoline. Every instruction of a
-    /// trampoline has one, also the jump back and the parts of one that had to be written as several.
+    /// trampoline has one, also the jump back and the parts of one that had to be written as several; but for the last
+    /// of those that stand for a call through the link register, which that has overwritten.
     pub fn back(&self, pc: u64) -> Option<u64> {
         let entry = self.entries.iter().find(|(_, new)| *new == pc).map(|&(old, _)| old);
         entry.or_else(|| self.beyond.iter().find(|(new, _)| *new == pc).map(|&(_, old)| old))
@@ -257,7 +258,7 @@ impl PcMap {
 
     /// Whether a thread at `pc` must not go on when the entry jump is written or taken away: `pc` is strictly
     /// inside the overwritten bytes, or at the first of them when the instruction there may be half done (a
-    /// repeated string instruction, a gather or scatter, a tile load).
+    /// repeated string instruction, a gather or scatter, a tile load), or in a loop that was displaced as a whole.
     pub fn inside(&self, pc: u64) -> bool {
         let offset = pc.wrapping_sub(self.site);
         offset < self.overwritten && (offset > 0 || self.repeatable)
@@ -301,7 +302,7 @@ pub fn measure(set: InstructionSet, function: &Function<'_>) -> Measure {
 pub fn measure_in(set: InstructionSet, function: &Function<'_>, around: &Around<'_>) -> Measure {
     match set {
         InstructionSet::X86_64 => x86_64::measure(function, around),
-        InstructionSet::Aarch64 => aarch64::measure(function),
+        InstructionSet::Aarch64 => aarch64::measure(function, around),
     }
 }
 

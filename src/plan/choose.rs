@@ -23,7 +23,7 @@ pub(crate) fn choose(measure: &Measure, replacement: Option<u64>, inner: &[u64])
     for form in forms {
         refused = match measure.usable(form) {
             Ok(displaced) => {
-                let site = measure.site()..measure.site() + displaced.overwritten as u64;
+                let site = measure.site()..measure.site() + displaced.span as u64;
                 match inner.iter().find(|address| site.contains(address)) {
                     None => return Ok(form),
                     Some(address) => Some(NoForm::EnteredAt(*address)),
