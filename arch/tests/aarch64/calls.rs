@@ -73,18 +73,18 @@ fn case_091_calls_through_registers() {
     for (word, before, jump) in [
         (0xd63f_0120u32, None, "br x9"),
         (0xd63f_0200, None, "br x16"),
-        (0xd63f_03c0, Some("mov x16, x30"), "br x16"),
+        (0xd63f_03c0, Some("orr x16, xzr, x30"), "br x16"),
         (0xd73f_0a11, None, "braa x16, x17"),
         (0xd73f_0c45, None, "brab x2, x5"),
         (0xd73f_087f, None, "braa x3, sp"),
         (0xd63f_081f, None, "braaz x0"),
-        (0xd63f_0fdf, Some("mov x16, x30"), "brabz x16"),
-        (0xd73f_0bc5, Some("mov x16, x30"), "braa x16, x5"),
-        (0xd73f_0bd0, Some("mov x17, x30"), "braa x17, x16"),
-        (0xd73f_08be, Some("mov x16, x30"), "braa x5, x16"),
-        (0xd73f_0e1e, Some("mov x17, x30"), "brab x16, x17"),
-        (0xd73f_0bde, Some("mov x16, x30"), "braa x16, x16"),
-        (0xd73f_0bdf, Some("mov x16, x30"), "braa x16, sp"),
+        (0xd63f_0fdf, Some("orr x16, xzr, x30"), "brabz x16"),
+        (0xd73f_0bc5, Some("orr x16, xzr, x30"), "braa x16, x5"),
+        (0xd73f_0bd0, Some("orr x17, xzr, x30"), "braa x17, x16"),
+        (0xd73f_08be, Some("orr x16, xzr, x30"), "braa x5, x16"),
+        (0xd73f_0e1e, Some("orr x17, xzr, x30"), "brab x16, x17"),
+        (0xd73f_0bde, Some("orr x16, xzr, x30"), "braa x16, x16"),
+        (0xd73f_0bdf, Some("orr x16, xzr, x30"), "braa x16, sp"),
     ] {
         let plan = planned(&words(&[word, 0xd65f_03c0]), Form::Island);
         let (texts, address) = listing(&plan.trampoline);

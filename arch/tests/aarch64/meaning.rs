@@ -110,18 +110,25 @@ fn load_through(word: u32, last: Option<&Effect>) -> Option<Effect> {
 
 /// What a call through a register does, or a jump with x30 set just before, with what was done before that.
 fn call_through(word: u32, pc: u64, does: &[Effect]) -> Option<Vec<Effect>> {
-    let text = reference::text(word, pc)?;
+    let text = jump_text(word)?;
     let mut does = does.to_vec();
     let jump = match (text.strip_prefix("bl"), does.last()) {
         (Some(rest), _) if rest.starts_with('r') => {
             does.push(Effect::Set(30, pc + 4));
             format!("b{rest}")
         }
-        (_, Some(&Effect::Set(30, _))) if text.starts_with("br") => moved_link(text, &mut does),
+        (None, Some(&Effect::Set(30, _))) => moved_link(text, &mut does),
         _ => return None,
     };
     does.push(Effect::Jump(jump));
     Some(does)
+}
+
+/// A jump or a call through a register.
+fn jump_text(word: u32) -> Option<String> {
+    let name = reference::definition(word)?.mnemonic;
+    let is_one = matches!(name, "br" | "braa" | "braaz" | "brab" | "brabz") || name.starts_with("blr");
+    is_one.then(|| reference::text(word, 0)).flatten()
 }
 
 /// The jump with x30 for a register that has its value from before it was set.
@@ -242,8 +249,7 @@ fn verify_closed(function: &Function<'_>, plan: &SitePlan, end: u64) {
             assert!(!is_branch || !is_into || (plan.site..end).contains(&at), "{at:#x} goes into the site");
             assert!(!is_loop || relative.name() != "bl", "{at:#x} returns");
         } else if is_loop {
-            let text = reference::text(word, at).unwrap_or_default();
-            assert!(!text.starts_with("br ") && !text.starts_with("blr"), "{at:#x}: {text}");
+            assert_eq!(jump_text(word), None, "{at:#x}");
         }
     }
 }
@@ -268,7 +274,7 @@ fn verify_places(plan: &SitePlan, displaced: &[[u8; 4]], trampoline: u64) {
     let names = relatives.iter().flatten().map(|relative| relative.name());
     let addresses =
         names.filter(|name| matches!(*name, "adr" | "adrp" | "ldr" | "ldrsw" | "prfm" | "bl")).count();
-    let calls: Vec<String> = values.iter().filter_map(|word| reference::text(*word, 0)).collect();
+    let calls: Vec<String> = values.iter().filter_map(|word| jump_text(*word)).collect();
     let calls = calls.iter().filter(|text| text.starts_with("blr"));
     // The last word for a call through x30, which is the return address by then.
     let lost = calls.clone().filter(|text| text.contains("x30")).count() as u64 * 4;
