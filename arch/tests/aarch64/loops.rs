@@ -1,7 +1,11 @@
 //! Loops that begin at the site are displaced as a whole.
 
-use midflight_arch::{Form, Measure, Refusal, SitePlan};
+use midflight_arch::{Form, Function, InstructionSet, Measure, Places, Refusal, SitePlan, encode, measure};
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::TestRunner;
 
+use super::meaning::verify;
 use super::reference::text;
 use super::{measured, measured_guarded, plan_of, refusal_of, words};
 use crate::support::{AT, PLACES};
@@ -191,10 +195,63 @@ fn the_longest_loop_keeps_its_shortest_branches_in_reach() {
 
 /// With an island and a slot that are behind the longest trampoline.
 fn planned_apart(function: &str) -> SitePlan {
-    let places = midflight_arch::Places {
-        island: PLACES.trampoline + 0x1000,
-        slot: PLACES.trampoline + 0x1100,
-        ..PLACES
+    let places = Places { island: PLACES.trampoline + 0x1000, slot: PLACES.trampoline + 0x1100, ..PLACES };
+    encode(&measured(function), Form::Island, &places, AT).expect("a plan")
+}
+
+/// Functions of a few words, most of them branches to each other.
+fn function() -> impl Strategy<Value = Vec<u32>> {
+    let branch = |at: usize, len: usize| {
+        // To any word of the function, or just before or behind it.
+        (0..len + 2, 0..6usize).prop_map(move |(to, kind)| {
+            let distance = (to as u32).wrapping_sub(at as u32 + 1);
+            match kind {
+                0 => 0x1400_0000 | distance & 0x3ff_ffff,
+                1 => 0x5400_0001 | (distance & 0x7_ffff) << 5,
+                2 => 0x3500_0002 | (distance & 0x7_ffff) << 5,
+                3 => 0x3718_0003 | (distance & 0x3fff) << 5,
+                4 => 0x1000_0004 | (distance & 0x7_ffff) << 5,
+                _ => 0x5800_0005 | (distance & 0x7_ffff) << 5,
+            }
+        })
     };
-    midflight_arch::encode(&measured(function), Form::Island, &places, AT).expect("a plan")
+    let other = || {
+        prop::sample::select(vec![NOP, NOP, 0x9100_0400, RET, PACIASP, 0xd503_245f, 0x885f_fc01, 0x9400_0400])
+    };
+    (1..12usize).prop_flat_map(move |len| {
+        (0..len).map(|at| prop_oneof![branch(at, len), other()].boxed()).collect::<Vec<_>>()
+    })
+}
+
+/// What was planned does what the function did; gives how many bytes are displaced and overwritten.
+fn verified(function: &[u32], guarded: bool) -> Option<(usize, usize)> {
+    let bytes: Vec<u8> = function.iter().flat_map(|word| word.to_le_bytes()).collect();
+    let function = Function { address: AT, bytes: &bytes, guarded };
+    let measure = measure(InstructionSet::Aarch64, &function);
+    let displaced = measure.usable(Form::Island).ok()?;
+    let places = Places { island: PLACES.trampoline + 0x1000, slot: PLACES.trampoline + 0x1100, ..PLACES };
+    let plan = encode(&measure, Form::Island, &places, AT).expect("a plan");
+    verify(&function, &plan, places.trampoline);
+    Some((displaced.span, displaced.overwritten))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 20_000, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_planned_of_branches_to_each_other_does_the_same(function in function(), guarded: bool) {
+        verified(&function, guarded);
+    }
+}
+
+#[test]
+fn enough_loops_can_be_planned() {
+    let mut runner = TestRunner::deterministic();
+    let mut loops = 0;
+    for _ in 0..4000 {
+        let function = function().new_tree(&mut runner).expect("a function").current();
+        let planned = verified(&function, true);
+        loops += usize::from(planned.is_some_and(|(span, overwritten)| span > overwritten));
+    }
+    assert!(loops > 100, "{loops} of 4000");
 }
