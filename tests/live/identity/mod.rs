@@ -3,8 +3,11 @@
 //! answers, while several threads are in it. After the rollback every byte is as before.
 
 mod apart;
+mod c_library;
 mod crowd;
+mod crypto;
 mod functions;
+mod known;
 mod sqlite;
 mod thunks;
 mod whole;
@@ -28,6 +31,17 @@ fn sqlite_works_from_its_trampolines() {
         library: "libsqlite3.so.0",
         floor: FLOOR,
         work: sqlite::work,
+    }
+    .run();
+}
+
+#[test]
+fn libcrypto_works_from_its_trampolines() {
+    Subject {
+        test: "libcrypto_works_from_its_trampolines",
+        library: "libcrypto.so.3",
+        floor: FLOOR,
+        work: crypto::work,
     }
     .run();
 }

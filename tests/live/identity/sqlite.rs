@@ -44,10 +44,8 @@ pub fn work(sqlite: &Loaded, path: &Path) -> String {
     let file = std::fs::read(&path).unwrap();
     assert!(file.len() > 100_000, "a file of {} bytes", file.len());
     writeln!(text, "a file of {} bytes", file.len()).unwrap();
-    for page in file.chunks(64) {
-        page.iter().for_each(|byte| write!(text, "{byte:02x}").unwrap());
-        text.push('\n');
-    }
+    // One character a byte.
+    text.extend(file.chunks(64).flat_map(|line| line.iter().map(|byte| char::from(*byte)).chain(['\n'])));
     text
 }
 
@@ -154,6 +152,12 @@ impl<'l> Database<'l> {
 
     fn change(&self, text: &mut String) {
         for number in 0..200 {
+            // Most of them without a journal file each, which would be most of the time.
+            match number {
+                20 => self.run("PRAGMA journal_mode = MEMORY", text),
+                190 => self.run("PRAGMA journal_mode = PERSIST", text),
+                _ => {}
+            }
             let place = number * 9;
             self.run(&format!("UPDATE house SET height = height * 1.5, street = street || ' {number}' WHERE id = {place}"), text);
             self.run(&format!("DELETE FROM house WHERE id = {}", place + 4), text);

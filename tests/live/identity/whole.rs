@@ -83,7 +83,8 @@ impl Subject {
 
 const MISSING: &str = "this machine does not have the library";
 
-fn folder() -> PathBuf {
+/// Where a child may write.
+pub fn folder() -> PathBuf {
     std::env::var_os("MIDFLIGHT_IDENTITY_FOLDER").unwrap().into()
 }
 
@@ -103,14 +104,14 @@ pub struct On {
 }
 
 impl On {
-    /// Names of the functions that were called.
-    pub fn called(&self) -> Vec<&str> {
-        let called = self.kept.iter().enumerate().filter(|(number, _)| self.thunks.was_called(*number));
-        called.map(|(_, function)| function.name.as_str()).collect()
+    /// Was the function at `address` called? None if it was not replaced.
+    pub fn was_called(&self, address: *const ()) -> Option<bool> {
+        let number = self.kept.iter().position(|function| function.address == address as u64)?;
+        Some(self.thunks.was_called(number))
     }
 
-    fn report(&self) {
-        let called = self.called().len();
+    pub fn report(&self) {
+        let called = (0..self.kept.len()).filter(|number| self.thunks.was_called(*number)).count();
         println!("{called} of {} replaced functions were called", self.kept.len());
         assert!(called > 10, "the work does not go through the replacements");
     }
