@@ -13,7 +13,6 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 pub struct Function {
     pub name: String,
     pub address: u64,
-    pub size: u64,
 }
 
 /// A library, loaded for good.
@@ -66,7 +65,7 @@ impl Loaded {
             match kind(&symbol) {
                 Some(STT_FUNC) => {
                     let (name, address) = (name.unwrap_or("?").to_owned(), bias + symbol.st_value);
-                    functions.entry(address).or_insert(Function { name, address, size: symbol.st_size });
+                    functions.entry(address).or_insert(Function { name, address });
                 }
                 Some(_) => indirect.push(bias + symbol.st_value),
                 None => {}

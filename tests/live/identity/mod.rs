@@ -8,6 +8,8 @@ mod crowd;
 mod crypto;
 mod functions;
 mod known;
+mod math;
+mod math_names;
 mod sqlite;
 mod thunks;
 mod whole;
@@ -44,4 +46,10 @@ fn libcrypto_works_from_its_trampolines() {
         work: crypto::work,
     }
     .run();
+}
+
+#[test]
+fn libm_works_from_its_trampolines() {
+    Subject { test: "libm_works_from_its_trampolines", library: "libm.so.6", floor: FLOOR, work: math::work }
+        .run();
 }
