@@ -64,6 +64,7 @@ impl<'l> Database<'l> {
         for setting in ["page_size = 4096", "auto_vacuum = 0", "secure_delete = 1", "synchronous = 0"] {
             self.run(&format!("PRAGMA {setting}"), text);
         }
+        self.run("BEGIN", text);
         self.run("CREATE TABLE town (id INTEGER PRIMARY KEY, name TEXT UNIQUE, people INT)", text);
         self.run(
             "CREATE TABLE house (id INTEGER PRIMARY KEY, town INT REFERENCES town, street TEXT, height REAL)",
@@ -78,7 +79,6 @@ impl<'l> Database<'l> {
                 text,
             );
         }
-        self.run("BEGIN", text);
         self.insert_houses();
         self.run("COMMIT", text);
     }

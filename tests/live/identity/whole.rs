@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// How many threads work, beside the one that commits.
-const THREADS: usize = 3;
+const THREADS: usize = 2;
 
 /// A library and what it is to do.
 pub struct Subject {
@@ -64,8 +64,8 @@ impl Subject {
         round(THREADS);
         let before = loaded.content();
         let crowd = Crowd::start(THREADS, round.clone());
+        crowd.a_round();
         for place in [Place::Anywhere, Place::Far] {
-            crowd.a_round();
             let on = replace(&loaded.functions, place, self.floor, loaded.indirect);
             round(THREADS);
             crowd.a_round();
@@ -75,8 +75,8 @@ impl Subject {
             println!("rolled back in {:?}: {held}", start.elapsed());
             assert!(before == loaded.content(), "some byte is not as before");
             round(THREADS);
+            crowd.a_round();
         }
-        crowd.a_round();
         println!("{} rounds of {}", crowd.end(), self.library);
     }
 }

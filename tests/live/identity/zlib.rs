@@ -105,10 +105,8 @@ fn whole(z: &Loaded, data: &[u8]) {
     let mut packed = vec![0; unsafe { bound(data.len() as c_ulong) } as usize];
     let mut len = packed.len() as c_ulong;
     // SAFETY: the slices and their lengths.
-    assert_eq!(
-        unsafe { compress(packed.as_mut_ptr(), &raw mut len, data.as_ptr(), data.len() as c_ulong) },
-        0
-    );
+    let answer = unsafe { compress(packed.as_mut_ptr(), &raw mut len, data.as_ptr(), data.len() as c_ulong) };
+    assert_eq!(answer, 0);
     let (mut plain, mut plain_len) = (vec![0; data.len()], data.len() as c_ulong);
     // SAFETY: as before.
     assert_eq!(unsafe { uncompress(plain.as_mut_ptr(), &raw mut plain_len, packed.as_ptr(), len) }, 0);
@@ -203,10 +201,8 @@ fn files(z: &Loaded, data: &[u8], path: &Path) -> u64 {
         assert_eq!(unsafe { seek(file, from as libc::off_t, libc::SEEK_SET) }, from as libc::off_t);
         let rest = &mut plain[from..];
         // SAFETY: an open file and a slice.
-        assert_eq!(
-            unsafe { read(file, rest.as_mut_ptr().cast(), rest.len() as c_uint) } as usize,
-            rest.len()
-        );
+        let got = unsafe { read(file, rest.as_mut_ptr().cast(), rest.len() as c_uint) };
+        assert_eq!(got as usize, rest.len());
         assert!(plain == data);
     }
     // SAFETY: an open file.
