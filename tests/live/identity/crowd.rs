@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 /// Each thread has done so many rounds.
 pub struct Crowd {
@@ -35,7 +36,7 @@ impl Crowd {
             let before = rounds.load(SeqCst);
             while rounds.load(SeqCst) < before + 2 {
                 assert!(!thread.is_finished(), "a thread has found something wrong");
-                std::thread::yield_now();
+                std::thread::sleep(Duration::from_millis(1));
             }
         }
     }
