@@ -26,6 +26,7 @@ mod forms;
 mod guide;
 mod held;
 mod held_code;
+mod identity;
 mod interposed;
 // Only aarch64 has them on user's pages.
 #[cfg(target_arch = "aarch64")]
