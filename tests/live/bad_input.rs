@@ -191,8 +191,16 @@ fn a_target_that_somebody_else_has_changed() {
     let before = unsafe { bytes_at(page, 1) }[0];
     write(0xcc);
     let error = commit("live_breakpoint", zero as *const ());
-    let Error::EntryModified { address, expected, found, .. } = &error else { panic!("{error}") };
+    let Error::Breakpoint { address, expected, found, .. } = &error else { panic!("{error}") };
     assert_eq!((*address, expected[0], found[0]), (page as u64, before, 0xcc));
+    // The first byte of a jump.
+    write(0xe9);
+    let error = commit("live_breakpoint", zero as *const ());
+    let Error::OtherHook { address, expected, found, .. } = &error else { panic!("{error}") };
+    assert_eq!((*address, expected[0], found[0]), (page as u64, before, 0xe9));
+    write(0x90);
+    let error = commit("live_breakpoint", zero as *const ());
+    assert!(matches!(error, Error::EntryModified { .. }), "{error}");
     write(before);
     assert_eq!(live_breakpoint(1), 2);
 }

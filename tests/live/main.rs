@@ -39,6 +39,7 @@ mod optimiser;
 mod optimiser_in_c;
 mod panics;
 mod patch_libraries;
+mod prologues;
 mod runtimes;
 mod serialized;
 mod stacking;
