@@ -91,6 +91,18 @@ fn case_052_what_runs_on_behind_the_function() {
 }
 
 #[test]
+fn case_049_the_next_function_follows_at_once() {
+    let refused = with_padding("31c0 c3", "b801000000 c3", 0, Form::Island);
+    assert!(matches!(refused, Err(Refusal::TooShort { size: 3, needed: 5, .. })), "{refused:?}");
+    // But the first instruction alone can be overwritten.
+    let (bytes, behind) = (hex("31c0 c3"), hex("b801000000 c3"));
+    let function = Function { address: AT, bytes: &bytes, guarded: false };
+    let around = Around { behind: &behind, ..Around::default() };
+    let measure = measure_in(InstructionSet::X86_64, &function, &around);
+    assert_eq!(measure.usable(Form::Punned).map(|displaced| displaced.overwritten), Ok(2));
+}
+
+#[test]
 fn a_branch_into_the_padding_is_one_into_the_site() {
     let refused = with_padding("7202 c3", "90*9", 9, Form::Island);
     assert!(matches!(refused, Err(Refusal::BranchIntoSite { .. })), "{refused:?}");
