@@ -1,11 +1,11 @@
 //! The C library, replaced by itself: what a commit needs is replaced as well, so a commit that could not bear that would
 //! hang or fall over its own feet.
 
-use super::apart;
 use super::crowd::Crowd;
 use super::functions::Loaded;
 use super::thunks::{Place, Thunks};
 use super::whole::{self, folder};
+use super::{FLOOR, apart};
 use crate::adds;
 use crate::support::{fixtures::Folder, patient};
 use midflight::{Error, Transaction};
@@ -23,9 +23,6 @@ extern "C" fn a_thousand(value: u64) -> u64 {
 
 const LIBRARY: &str = "libc.so.6";
 const THREADS: usize = 3;
-
-/// At least so many thousandths of the functions can be replaced.
-const FLOOR: u64 = if cfg!(target_arch = "x86_64") { 600 } else { 800 };
 
 #[test]
 fn commits_go_on_while_the_whole_c_library_is_replaced() {
