@@ -15,7 +15,8 @@ pub struct Wanted {
 /// Folders with the libraries of x86-64.
 const X86_64: [&str; 4] = ["/usr/lib/x86_64-linux-gnu", "/lib/x86_64-linux-gnu", "/usr/lib64", "/lib64"];
 /// Folders with the libraries of aarch64.
-const AARCH64: [&str; 3] = ["/usr/lib/aarch64-linux-gnu", "/usr/aarch64-linux-gnu/lib", "/usr/aarch64-linux-gnu/lib64"];
+const AARCH64: [&str; 3] =
+    ["/usr/lib/aarch64-linux-gnu", "/usr/aarch64-linux-gnu/lib", "/usr/aarch64-linux-gnu/lib64"];
 
 /// Libraries of x86-64, the compiler's among them where the host is one, and the program that runs.
 pub fn x86_64() -> Vec<Wanted> {
@@ -64,7 +65,8 @@ fn is_library(path: &Path) -> bool {
         name.ends_with(".so") || name.contains(".so.")
     });
     let mut first = [0; 4];
-    let read = std::fs::File::open(path).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut first));
+    let read =
+        std::fs::File::open(path).and_then(|mut file| std::io::Read::read_exact(&mut file, &mut first));
     is_named && read.is_ok() && first == *b"\x7fELF"
 }
 

@@ -16,7 +16,11 @@ const INT3: u8 = 0xcc;
 ///
 /// Only what follows a symbol or an unwind entry at once is looked at, up to the first other instruction: behind that
 /// there may be code that no table tells of.
-pub(crate) fn paddings(elf: &Elf<'_>, file: &[u8], sections: &[Section]) -> Result<Vec<(u64, usize)>, String> {
+pub(crate) fn paddings(
+    elf: &Elf<'_>,
+    file: &[u8],
+    sections: &[Section],
+) -> Result<Vec<(u64, usize)>, String> {
     let mut owned = owned(elf);
     owned.extend(unwind_entries(elf, file)?);
     owned.sort_unstable();

@@ -6,6 +6,7 @@
 
 #![forbid(unsafe_code)]
 
+mod case;
 pub mod files;
 mod gaps;
 mod module;
@@ -14,6 +15,7 @@ pub mod second;
 mod survey;
 mod tally;
 
+pub use case::Case;
 pub use module::{Module, Symbol};
 pub use places::{Home, places};
 pub use survey::{Effort, survey};

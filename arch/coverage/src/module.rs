@@ -78,12 +78,7 @@ pub(crate) struct Neighbourhood<'a> {
 
 impl Neighbourhood<'_> {
     pub(crate) fn around(&self) -> Around<'_> {
-        Around {
-            behind: self.behind,
-            padding: self.padding,
-            paddings: &self.paddings,
-            ..Around::default()
-        }
+        Around { behind: self.behind, padding: self.padding, paddings: &self.paddings, ..Around::default() }
     }
 }
 
@@ -114,7 +109,7 @@ impl Module {
         let loads = elf.program_headers.iter().filter(|segment| segment.p_type == PT_LOAD);
         let size = loads.map(|segment| segment.p_vaddr + segment.p_memsz).max().unwrap_or(0);
         let guarded = set == InstructionSet::Aarch64 && has_landing_pads(&elf, &file);
-        let base = if elf.header.e_type == header::ET_EXEC { 0 } else { base(set, elf.interpreter.is_some()) };
+        let base = if elf.header.e_type == header::ET_EXEC { 0 } else { base(set, elf.soname.is_none()) };
         let paddings = match set {
             InstructionSet::X86_64 => gaps::paddings(&elf, &file, &sections)?,
             // No form needs any.
@@ -144,15 +139,19 @@ impl Module {
         let rest = self.section(symbol.address).and_then(|section| section.from(&self.file, end));
         let rest = rest.unwrap_or_default();
         let behind = rest.get(..padding.max(BEHIND)).unwrap_or(rest);
-        let from = self.paddings.partition_point(|&(start, length)| {
-            start + length as u64 <= symbol.address.saturating_sub(NEAR)
-        });
+        let from = self
+            .paddings
+            .partition_point(|&(start, length)| start + length as u64 <= symbol.address.saturating_sub(NEAR));
         let near = self.paddings.iter().skip(from).take_while(|&&(start, _)| start <= symbol.address + NEAR);
         let with_bytes = |&(start, length): &(u64, usize)| {
             let bytes = self.section(start)?.from(&self.file, start)?.get(..length)?;
             Some((self.base + start, bytes))
         };
-        Neighbourhood { behind, padding: padding.min(behind.len()), paddings: near.filter_map(with_bytes).collect() }
+        Neighbourhood {
+            behind,
+            padding: padding.min(behind.len()),
+            paddings: near.filter_map(with_bytes).collect(),
+        }
     }
 
     fn section(&self, address: u64) -> Option<&Section> {

@@ -29,7 +29,13 @@ impl Home {
     }
 
     /// Addresses in a window at which `length` bytes are free: its ends, its middle, beside the module, and others.
-    fn candidates(&self, set: InstructionSet, window: &RangeInclusive<u64>, length: u64, unit: u64) -> Vec<u64> {
+    fn candidates(
+        &self,
+        set: InstructionSet,
+        window: &RangeInclusive<u64>,
+        length: u64,
+        unit: u64,
+    ) -> Vec<u64> {
         let (low, high) = window.clone().into_inner();
         let spread = high - low;
         let any = low + self.salt.wrapping_mul(0x9e37_79b9_7f4a_7c15) % spread.max(1);

@@ -7,10 +7,11 @@ use midflight_arch::{
 };
 
 use crate::places::{Home, places};
+use crate::second::Doubt;
 use crate::tally::{Example, Tally, reason};
 use crate::{Module, Symbol, second};
 
-const FORMS: [Form; 6] =
+pub(crate) const FORMS: [Form; 6] =
     [Form::Direct, Form::Slot, Form::Island, Form::Punned, Form::Relay, Form::Absolute];
 
 /// How much is looked at.
@@ -18,8 +19,8 @@ const FORMS: [Form; 6] =
 pub struct Effort {
     /// Every how many-th function is planned: 1 for all.
     pub stride: usize,
-    /// Whether all forms that a function can have are planned and read again, rather than the one it gets.
-    pub all_forms: bool,
+    /// Of every how many-th function all forms that it can have are planned and read again, beside the one it gets.
+    pub all_forms: usize,
 }
 
 /// Plans the functions of a module, on all processors.
@@ -31,11 +32,15 @@ pub fn survey(module: &Module, effort: Effort) -> Tally {
     std::thread::scope(|scope| {
         let parts: Vec<_> = chosen
             .chunks(share)
-            .map(|part| scope.spawn(move || part.iter().map(|(index, symbol)| (*index, *symbol))
-                .fold(Tally::default(), |mut tally, (index, symbol)| {
-                    look_at(module, symbol, index as u64, effort, &mut tally);
+            .map(|part| {
+                scope.spawn(move || {
+                    let mut tally = Tally::default();
+                    for (index, symbol) in part {
+                        look_at(module, symbol, *index as u64, effort, &mut tally);
+                    }
                     tally
-                })))
+                })
+            })
             .collect();
         for part in parts {
             match part.join() {
@@ -81,11 +86,11 @@ fn look_at(module: &Module, symbol: &Symbol, salt: u64, effort: Effort, tally: &
             why: refusal.as_ref().map_or_else(String::new, Refusal::to_string),
         }),
     }
-    if effort.all_forms {
+    if salt.is_multiple_of(effort.all_forms as u64) {
         let others = FORMS.into_iter().filter_map(|form| subject.plan_form(form));
         wrong.extend(others.filter_map(|(plan, places)| subject.read_again(&plan, &places).err()));
     }
-    let name = |error| format!("{} at {:#x}: {error}", symbol.name, symbol.address);
+    let name = |error: Doubt| format!("{} at {:#x}: {error}", symbol.name, symbol.address);
     tally.wrong.extend(wrong.into_iter().map(name));
 }
 
@@ -109,9 +114,8 @@ impl Subject<'_> {
         places.island + 64
     }
 
-    fn read_again(&self, plan: &SitePlan, places: &Places) -> Result<(), String> {
+    fn read_again(&self, plan: &SitePlan, places: &Places) -> Result<(), Doubt> {
         let to = self.replacement(places);
         second::verify(self.measure.set(), &self.function, &self.around, plan, places, to)
     }
 }
-

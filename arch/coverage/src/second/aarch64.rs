@@ -4,7 +4,7 @@ use disarm64_defn::InsnClass;
 use midflight_arch::Form;
 
 use super::reference::{self, definition, relative};
-use super::{Site, expect, goal};
+use super::{Doubt, Site, expect, goal};
 
 /// Bytes of a word.
 const WORD: u64 = 4;
@@ -99,7 +99,7 @@ fn register(number: u32) -> String {
     if number == 31 { "xzr".into() } else { format!("x{number}") }
 }
 
-pub(super) fn verify(site: &Site<'_>) -> Result<(), String> {
+pub(super) fn verify(site: &Site<'_>) -> Result<(), Doubt> {
     entry(site)?;
     let displaced = displaced(site)?;
     for old in &displaced {
@@ -107,18 +107,21 @@ pub(super) fn verify(site: &Site<'_>) -> Result<(), String> {
         moved(site, old, copy)
             .map_err(|error| format!("{} at {:#x}, moved to {copy:#x}: {error}", old.text(), old.address))?;
     }
-    body(site)
+    Ok(body(site)?)
 }
 
 /// The entry jump behind its landing pad, and the veneer.
 fn entry(site: &Site<'_>) -> Result<(), String> {
     let (plan, places) = (site.plan, site.places);
-    expect(matches!(plan.form, Form::Direct | Form::Island), || format!("no form of aarch64: {}", plan.form))?;
+    expect(matches!(plan.form, Form::Direct | Form::Island), || {
+        format!("no form of aarch64: {}", plan.form)
+    })?;
     let first = At::decode(&plan.entry, plan.site)?;
     let signs = At::decode(site.own(), plan.site)?.name();
     let jump = match plan.entry.len() {
         8 => {
-            let pads = first.text() == "bti c" && matches!(signs, "paciasp" | "pacibsp") && site.function.guarded;
+            let pads =
+                first.text() == "bti c" && matches!(signs, "paciasp" | "pacibsp") && site.function.guarded;
             expect(pads, || format!("{} is put in front, in place of {signs}", first.text()))?;
             At::decode(plan.entry.get(4..).unwrap_or_default(), plan.site + WORD)?
         }
@@ -128,18 +131,17 @@ fn entry(site: &Site<'_>) -> Result<(), String> {
     expect(to == Does::Jump(goal(site)), || format!("{} does not get to {:#x}", jump.text(), goal(site)))?;
 
     let veneer: Vec<At> = (0..3)
-        .map(|index| At::decode(plan.island.get(index * 4..).unwrap_or_default(), places.island + index as u64 * WORD))
+        .map(|index| {
+            At::decode(plan.island.get(index * 4..).unwrap_or_default(), places.island + index as u64 * WORD)
+        })
         .collect::<Result<_, _>>()?;
     let texts: Vec<String> = veneer.iter().map(At::text).collect();
     let offset = match places.slot & 0xfff {
         0 => "[x16]".to_owned(),
         offset => format!("[x16, #{offset:#x}]"),
     };
-    let wanted = [
-        format!("adrp x16, {:#x}", places.slot & !0xfff),
-        format!("ldr x16, {offset}"),
-        "br x16".to_owned(),
-    ];
+    let wanted =
+        [format!("adrp x16, {:#x}", places.slot & !0xfff), format!("ldr x16, {offset}"), "br x16".to_owned()];
     expect(texts == wanted, || format!("the veneer is {texts:?}, not {wanted:?}"))
 }
 
@@ -196,8 +198,9 @@ fn moved(site: &Site<'_>, old: &At, copy: u64) -> Result<(), String> {
             expect(new.set(site) == Some((into, to)), || format!("it became {}", new.text()))?;
             goes_on(new.next())
         }
-        Does::Load(operation, from) => load(site, &new, &decode(new.next())?, &operation, from)
-            .and_then(|()| goes_on(new.next() + WORD)),
+        Does::Load(operation, from) => {
+            load(site, &new, &decode(new.next())?, &operation, from).and_then(|()| goes_on(new.next() + WORD))
+        }
         Does::Other => {
             expect(new.word == old.word, || format!("it became {}", new.text()))?;
             expect(!mixes_in_pc(old), || "it depends on its own address".into())?;
@@ -227,7 +230,10 @@ fn load(site: &Site<'_>, set: &At, load: &At, operation: &str, from: u64) -> Res
 /// Authentication with the address of the instruction.
 fn mixes_in_pc(word: &At) -> bool {
     let name = word.name();
-    name.ends_with("ppc") || name.ends_with("ppcr") || name.starts_with("pacnb") || matches!(name, "retaasppc" | "retabsppc")
+    name.ends_with("ppc")
+        || name.ends_with("ppcr")
+        || name.starts_with("pacnb")
+        || matches!(name, "retaasppc" | "retabsppc")
 }
 
 /// Nothing that stays comes to the overwritten words, or refers to them.
@@ -242,7 +248,9 @@ fn body(site: &Site<'_>) -> Result<(), String> {
             Does::Call(to) => (to, true),
             // A page is no byte.
             Does::Set(_, to) if at.name() == "adr" && to != site.function.address => {
-                expect(!site.overwritten().contains(&to), || format!("{} refers to the entry jump", shown()))?;
+                expect(!site.overwritten().contains(&to), || {
+                    format!("{} refers to the entry jump", shown())
+                })?;
                 continue;
             }
             Does::Load(_, to) => {

@@ -9,9 +9,38 @@ mod aarch64;
 mod reference;
 mod x86_64;
 
+use std::fmt;
 use std::ops::Range;
 
 use midflight_arch::{Around, Form, Function, InstructionSet, Places, SitePlan};
+
+/// Why a plan does not count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Doubt {
+    /// The second decoder does not know an instruction of the function, so it cannot tell.
+    Unread(String),
+    /// It reads something else than what should be there.
+    Wrong(String),
+}
+
+impl fmt::Display for Doubt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Unread(why) | Self::Wrong(why)) = self;
+        f.write_str(why)
+    }
+}
+
+impl From<String> for Doubt {
+    fn from(why: String) -> Self {
+        Self::Wrong(why)
+    }
+}
+
+impl From<&str> for Doubt {
+    fn from(why: &str) -> Self {
+        Self::Wrong(why.to_owned())
+    }
+}
 
 /// Checks that the entry jump gets to the replacement, that each displaced instruction kept its operation, its operands
 /// and its absolute targets, that the trampoline goes on behind them, and that nothing else in the function comes to or
@@ -23,15 +52,15 @@ pub fn verify(
     plan: &SitePlan,
     places: &Places,
     replacement: u64,
-) -> Result<(), String> {
+) -> Result<(), Doubt> {
     let site = Site { function, around, plan, places, replacement };
     let checked = site.original().and_then(|()| match set {
         InstructionSet::X86_64 => x86_64::verify(&site),
         _ => aarch64::verify(&site),
     });
-    checked.map_err(|error| {
+    let with_bytes = |why: String| {
         format!(
-            "{} form, site {:#x}: {error}\n    function at {:#x}: {:02x?}\n    behind it: {:02x?}\n    entry: {:02x?}\n    \
+            "{} form, site {:#x}: {why}\n    function at {:#x}: {:02x?}\n    behind it: {:02x?}\n    entry: {:02x?}\n    \
              trampoline at {:#x}: {:02x?}\n    copies: {:x?}",
             plan.form,
             plan.site,
@@ -43,6 +72,10 @@ pub fn verify(
             plan.trampoline,
             plan.pc_map.entries(),
         )
+    };
+    checked.map_err(|doubt| match doubt {
+        Doubt::Unread(why) => Doubt::Unread(with_bytes(why)),
+        Doubt::Wrong(why) => Doubt::Wrong(with_bytes(why)),
     })
 }
 
@@ -57,17 +90,21 @@ struct Site<'a> {
 
 impl Site<'_> {
     /// The bytes that are overwritten are those of the function, and padding behind it.
-    fn original(&self) -> Result<(), String> {
+    fn original(&self) -> Result<(), Doubt> {
         let Self { plan, function, around, .. } = self;
         let start = plan.site.checked_sub(function.address).and_then(|start| usize::try_from(start).ok());
-        let own = start.and_then(|start| function.bytes.get(start..)).ok_or("the site is not in the function")?;
+        let own =
+            start.and_then(|start| function.bytes.get(start..)).ok_or("the site is not in the function")?;
         let there: Vec<u8> = own.iter().chain(around.behind).copied().take(plan.entry.len()).collect();
         if plan.entry.is_empty() || there != plan.original || plan.original.len() != plan.entry.len() {
-            return Err(format!("{:02x?} are not the bytes that were there", plan.original));
+            return Err(format!("{:02x?} are not the bytes that were there", plan.original).into());
         }
         let beyond = plan.entry.len().saturating_sub(own.len());
         if beyond > around.padding {
-            return Err(format!("{beyond} bytes behind the function are overwritten, {} are padding", around.padding));
+            let padding = around.padding;
+            return Err(
+                format!("{beyond} bytes behind the function are overwritten, {padding} are padding").into()
+            );
         }
         Ok(())
     }
@@ -79,7 +116,7 @@ impl Site<'_> {
     }
 
     fn overwritten(&self) -> Range<u64> {
-        self.plan.site..self.plan.site + self.plan.entry.len() as u64
+        self.plan.site..self.plan.site.saturating_add(self.plan.entry.len() as u64)
     }
 
     /// Whether an address is among the overwritten bytes, but not the first.

@@ -4,7 +4,7 @@ use midflight_arch::Form;
 use yaxpeax_arch::LengthedInstruction;
 use yaxpeax_x86::long_mode::{InstDecoder, Instruction, Opcode, Operand, RegSpec};
 
-use super::{Site, expect, goal};
+use super::{Doubt, Site, expect, goal};
 
 /// An instruction at an address.
 #[derive(Debug, Clone, Copy)]
@@ -87,7 +87,9 @@ impl At {
 /// The distance of an operand relative to rip.
 fn relative(operand: &Operand) -> Option<i32> {
     match *operand {
-        Operand::MemDeref { base } | Operand::MemDerefMasked { base, .. } if base == RegSpec::rip() => Some(0),
+        Operand::MemDeref { base } | Operand::MemDerefMasked { base, .. } if base == RegSpec::rip() => {
+            Some(0)
+        }
         Operand::Disp { base, disp } | Operand::DispMasked { base, disp, .. } if base == RegSpec::rip() => {
             Some(disp)
         }
@@ -109,7 +111,8 @@ fn same_operands(a: &At, b: &At, lower: i32) -> bool {
         (None, None) => on_lower_stack(this, lower) == Some(that),
         _ => false,
     };
-    a.instruction.operand_count() == b.instruction.operand_count() && a.operands().zip(b.operands()).all(is_same)
+    a.instruction.operand_count() == b.instruction.operand_count()
+        && a.operands().zip(b.operands()).all(is_same)
 }
 
 /// The operand once the stack pointer is lower by so much.
@@ -117,7 +120,8 @@ fn on_lower_stack(operand: Operand, lower: i32) -> Option<Operand> {
     if lower == 0 {
         return Some(operand);
     }
-    let moved = |base: RegSpec, disp: i32| if base == RegSpec::rsp() { disp.checked_add(lower) } else { Some(disp) };
+    let moved =
+        |base: RegSpec, disp: i32| if base == RegSpec::rsp() { disp.checked_add(lower) } else { Some(disp) };
     Some(match operand {
         Operand::Register { reg } if reg == RegSpec::rsp() => return None,
         Operand::MemDeref { base } if base == RegSpec::rsp() => Operand::Disp { base, disp: lower },
@@ -154,7 +158,7 @@ fn opposite(opcode: Opcode) -> Option<Opcode> {
     })
 }
 
-pub(super) fn verify(site: &Site<'_>) -> Result<(), String> {
+pub(super) fn verify(site: &Site<'_>) -> Result<(), Doubt> {
     entry(site)?;
     let displaced = displaced(site)?;
     let end = displaced.last().map_or(site.plan.site, At::next);
@@ -191,12 +195,15 @@ fn entry(site: &Site<'_>) -> Result<(), String> {
         Form::Slot => jump.memory(),
         Form::Relay => Some(relay(site, jump.target())?),
         Form::Absolute => {
-            let constant = plan.entry.get(6..).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
+            let constant =
+                plan.entry.get(6..).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
             constant.filter(|_| jump.memory() == Some(jump.next()))
         }
         _ => jump.target(),
     };
-    expect(reached == Some(goal(site)), || format!("the entry jump gets to {reached:x?}, not {:#x}", goal(site)))?;
+    expect(reached == Some(goal(site)), || {
+        format!("the entry jump gets to {reached:x?}, not {:#x}", goal(site))
+    })?;
     let island = At::decode(&plan.island, places.island)?;
     let to = island.memory().filter(|_| island.opcode() == Opcode::JMP);
     expect(to == Some(places.slot), || format!("the island {} goes through {to:x?}", island.instruction))
@@ -217,10 +224,11 @@ fn relay(site: &Site<'_>, from: Option<u64>) -> Result<u64, String> {
 }
 
 /// The instructions that the overwritten bytes belong to, from the function's own bytes.
-fn displaced(site: &Site<'_>) -> Result<Vec<At>, String> {
+fn displaced(site: &Site<'_>) -> Result<Vec<At>, Doubt> {
     let (own, mut found, mut length) = (site.own(), Vec::new(), 0);
     while length < site.plan.entry.len() && length < own.len() {
-        let at = At::decode(own.get(length..).unwrap_or_default(), site.plan.site + length as u64)?;
+        let at = At::decode(own.get(length..).unwrap_or_default(), site.plan.site + length as u64);
+        let at = at.map_err(Doubt::Unread)?;
         length += at.length as usize;
         found.push(at);
     }
@@ -304,11 +312,11 @@ fn call(
 }
 
 /// Nothing that stays comes to the overwritten bytes, or refers to them.
-fn body(site: &Site<'_>, end: u64) -> Result<(), String> {
+fn body(site: &Site<'_>, end: u64) -> Result<(), Doubt> {
     let mut address = end;
     let own = site.own();
     while let Some(bytes) = own.get((address - site.plan.site) as usize..).filter(|bytes| !bytes.is_empty()) {
-        let at = At::decode(bytes, address)?;
+        let at = At::decode(bytes, address).map_err(Doubt::Unread)?;
         let shown = || format!("{} at {address:#x}", at.instruction);
         if let Some(to) = at.target() {
             expect(!site.is_inside(to), || format!("{} goes into the entry jump", shown()))?;
