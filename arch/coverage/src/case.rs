@@ -40,10 +40,10 @@ impl Case {
             words.get(index * 8..index * 8 + 8).and_then(|word| word.try_into().ok()).map(u64::from_le_bytes)
         };
         let flags = word(0)?;
-        let address = word(1)?;
+        let address = word(1)? & if flags & 32 == 0 { 0x7fff_ffff_ffff } else { u64::MAX };
         // Small numbers are what a fuzzer finds first: distances, unless they are meant as addresses.
         let near = |value: u64| {
-            if flags & 8 == 0 { address.wrapping_add_signed(value.cast_signed() >> 16) } else { value }
+            if flags & 8 == 0 { address.wrapping_add_signed(value.cast_signed() >> 32) } else { value }
         };
         let split = (flags >> 8 & 0x1f) as usize;
         let (code, behind) = code.split_at(code.len().saturating_sub(split));

@@ -182,7 +182,7 @@ fn plans_of_changed_functions() {
 
 #[test]
 fn plans_of_any_bytes() {
-    let bytes = prop::collection::vec(any::<u8>(), 0..160);
+    let bytes = prop::collection::vec(any::<u8>(), 40..80);
     let plans = run(8192, bytes.prop_map(|bytes| Case::from_bytes(&bytes)));
     assert!(plans > 100, "only {plans} plans");
 }

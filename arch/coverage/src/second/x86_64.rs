@@ -261,7 +261,7 @@ fn moved(site: &Site<'_>, old: &At, copy: u64, follower: Option<u64>) -> Result<
         let (old_prefixes, new_prefixes) = (old.instruction.prefixes, new.instruction.prefixes);
         let same_prefixes = old_prefixes.repnz() == new_prefixes.repnz()
             && old_prefixes.segment() == new_prefixes.segment()
-            && old_prefixes.address_size() == new_prefixes.address_size();
+            && (!is_counted(old.opcode()) || old_prefixes.address_size() == new_prefixes.address_size());
         if old.opcode() == Opcode::JMP {
             let Some(first) = new.jump(site) else { return differs("no jump") };
             return reaches(first, to);
