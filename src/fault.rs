@@ -37,6 +37,7 @@ mod armed {
     static TIMES: AtomicU32 = AtomicU32::new(0);
     static OBSERVER: AtomicPtr<()> = AtomicPtr::new(std::ptr::null_mut());
     static SEPARATE: AtomicBool = AtomicBool::new(false);
+    static SHADOW_STACK: AtomicBool = AtomicBool::new(false);
     static WITNESS: AtomicPtr<()> = AtomicPtr::new(std::ptr::null_mut());
 
     /// Makes system call `number` fail with `errno`: `skip` calls of it still work, the next `times` fail.
@@ -69,6 +70,15 @@ mod armed {
     /// Has commits prepared from now on change each page by itself, also where pages lie near each other.
     pub fn separate_pages(separate: bool) {
         SEPARATE.store(separate, SeqCst);
+    }
+
+    /// Has commits prepared from now on believe that returns are compared with a shadow stack.
+    pub fn shadow_stack(is_on: bool) {
+        SHADOW_STACK.store(is_on, SeqCst);
+    }
+
+    pub(crate) fn has_shadow_stack() -> bool {
+        SHADOW_STACK.load(SeqCst)
     }
 
     pub(crate) fn pages_are_separate() -> bool {

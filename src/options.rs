@@ -27,6 +27,16 @@ pub struct Options {
     pub(crate) interposed: bool,
     /// May the Rust code of a patch library be built otherwise than its targets?
     pub(crate) other_runtime: bool,
+    /// May threads be held, or must they?
+    pub(crate) hold: Hold,
+}
+
+/// Whether a commit holds threads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Hold {
+    IfNeeded,
+    Never,
+    Always,
 }
 
 impl Options {
@@ -39,6 +49,7 @@ impl Options {
             folded_code: false,
             interposed: false,
             other_runtime: false,
+            hold: Hold::IfNeeded,
         }
     }
 
@@ -89,6 +100,27 @@ impl Options {
     #[must_use]
     pub fn allow_other_runtime(mut self) -> Self {
         self.other_runtime = true;
+        self
+    }
+
+    /// Holds no thread, or changes nothing ([`Error::NeedsHold`](crate::Error::NeedsHold)). A change of one function can
+    /// often be made by one store, while all threads run: if its first instruction and the jump that is written over it
+    /// lie in one aligned word of 8 bytes. Sites of the punned form are made for that: they overwrite one instruction,
+    /// however short; a call of the function may cost a little more then. So it goes on x86-64, where memory may be
+    /// writable and executable for that moment.
+    ///
+    /// A commit that needs no hold makes none by itself; with this, forms of sites are chosen that need none.
+    #[must_use]
+    pub fn without_hold(mut self) -> Self {
+        self.hold = Hold::Never;
+        self
+    }
+
+    /// Holds all threads whenever code is changed, also where one store would do. No page is writable and executable at
+    /// once then.
+    #[must_use]
+    pub fn always_hold(mut self) -> Self {
+        self.hold = Hold::Always;
         self
     }
 

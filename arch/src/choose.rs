@@ -65,3 +65,43 @@ fn usable(
         None => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Function, InstructionSet, measure};
+
+    const AT: u64 = 0x5500_0000_0000;
+
+    fn forms(bytes: &[u8], replacement: Option<u64>, entrances: &[u64]) -> Vec<Form> {
+        let function = Function { address: AT, bytes, guarded: false };
+        choose(&measure(InstructionSet::X86_64, &function), replacement, entrances).forms
+    }
+
+    #[test]
+    fn the_cheapest_call_comes_first() {
+        let long = [0x31, 0xc0, 0x31, 0xc0, 0x31, 0xc0, 0x31, 0xc0, 0xc3];
+        let far = [Form::Slot, Form::Island, Form::Punned];
+        assert_eq!(forms(&long, Some(AT + 0x1000_0000), &[]), [&[Form::Direct][..], &far].concat());
+        assert_eq!(forms(&long, Some(0x7f00_0000_0000), &[]), far);
+        assert_eq!(forms(&long, None, &[]), far);
+        assert_eq!(forms(&[0x31, 0xc0, 0x31, 0xc0, 0xc3], None, &[]), [Form::Island, Form::Punned]);
+        assert_eq!(forms(&[0x31; 14], None, &[]), [Form::Slot, Form::Island, Form::Punned, Form::Absolute]);
+    }
+
+    #[test]
+    fn no_site_over_another_entrance() {
+        let long = [0x31, 0xc0, 0x31, 0xc0, 0x31, 0xc0, 0x31, 0xc0, 0xc3];
+        assert_eq!(forms(&long, None, &[AT + 2]), [Form::Punned]);
+        assert_eq!(forms(&long, None, &[AT + 5]), [Form::Island, Form::Punned]);
+        assert_eq!(forms(&long, None, &[AT + 6]), [Form::Slot, Form::Island, Form::Punned]);
+        assert_eq!(forms(&long, None, &[AT + 1]), []);
+    }
+
+    #[test]
+    fn what_is_told_is_what_the_island_form_met() {
+        let function = Function { address: AT, bytes: &[0x31, 0xc0, 0xc3], guarded: false };
+        let choice = choose(&measure(InstructionSet::X86_64, &function), None, &[]);
+        assert!(matches!(choice.refusal(), Some(Refusal::TooShort { needed: 5, .. })), "{choice:?}");
+    }
+}

@@ -44,6 +44,7 @@ mod x86_64;
 pub use choose::{Choice, choose};
 pub use refusal::Refusal;
 pub use site::{
-    Around, Displaced, DisplacedInstruction, Form, Function, InstructionSet, Measure, PcMap, Places,
-    SitePlan, encode, island_room, island_window, measure, measure_in, slot_room,
+    Around, Displaced, DisplacedInstruction, Form, Function, InstructionSet, Measure, Overwritten, PcMap,
+    Places, SitePlan, encode, island_room, island_window, measure, measure_in, padding, slot_room,
+    wants_padding,
 };

@@ -74,7 +74,7 @@ pub enum Refusal {
 
     #[error(
         "`{text}` at {address:#x} ends the code after {covered} of the {needed} bytes that would be overwritten; what \
-         follows may be data"
+         follows is no instruction and may be data"
     )]
     EndsEarly { address: u64, text: String, covered: usize, needed: usize },
 
@@ -118,8 +118,23 @@ pub enum Refusal {
     )]
     NotAPlaceOfPun { site: u64, island: u64, low: u64, high: u64 },
 
+    #[error("a punned jump at {site:#x} leads to {low:#x}..={high:#x}, where no memory is free")]
+    NoIslandPlace { site: u64, low: u64, high: u64 },
+
     #[error("no padding of 5 bytes is within reach of a jump of two bytes at {site:#x}")]
     NoPadding { site: u64 },
+
+    #[error(
+        "`{text}` at {address:#x} is a call within the first bytes: its return address {to:#x} is inside the bytes that \
+         would be overwritten; compile the function with -fpatchable-function-entry"
+    )]
+    ReturnsIntoSite { address: u64, to: u64, text: String },
+
+    #[error(
+        "the bytes at {from:#x} follow others that are no known instruction; if they are a branch and no data, it goes \
+         to {to:#x}, to the entry or inside the bytes that would be overwritten"
+    )]
+    PerhapsIntoSite { from: u64, to: u64 },
 }
 
 /// A number in hexadecimal with its sign in front.

@@ -51,8 +51,8 @@ pub struct Around<'a> {
     pub shadow_stack: bool,
 }
 
-/// How an entry jump gets to the replacement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// How an entry jump gets to the replacement; the better ones first ([`choose`](crate::choose)).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 #[non_exhaustive]
 pub enum Form {
     /// A branch straight to the replacement.
@@ -88,11 +88,11 @@ impl fmt::Display for Form {
 pub struct Displaced {
     /// Bytes of the entry jump.
     pub overwritten: usize,
-    /// Bytes of the displaced instructions: at least those overwritten.
+    /// Bytes of the displaced instructions: at least those overwritten, unless the function ends before.
     pub span: usize,
     /// What they are, in their order.
     pub instructions: Vec<DisplacedInstruction>,
-    /// The bytes of the displaced instructions.
+    /// The bytes of the displaced instructions, and of the padding that is overwritten behind them.
     pub(crate) bytes: Vec<u8>,
     /// Bytes of the trampoline.
     pub(crate) room: usize,
@@ -100,8 +100,11 @@ pub struct Displaced {
     pub(crate) falls_through: bool,
     /// Whether the first one can be interrupted half done, with pc at the site.
     pub(crate) repeatable: bool,
-    /// What the trampoline must reach.
+    /// What the trampoline must reach, and be reached by.
     pub(crate) needs: Vec<Need>,
+    /// Branches back to the entry that are led to the trampoline.
+    pub(crate) loops: Vec<x86_64::Loop>,
+    pub(crate) x86: x86_64::Kind,
 }
 
 impl Displaced {
@@ -183,9 +186,13 @@ impl Measure {
         self.punned.as_ref().ok().and(self.entry.x86.pun)?.places().ok()
     }
 
-    /// The padding that a relay overwrites, address and length; `None` if there is no such form.
-    pub fn relay_padding(&self) -> Option<(u64, usize)> {
-        self.relay.as_ref().ok().and(self.entry.x86.relay).map(|relay| (relay.at, relay.now.len()))
+    /// What a site of the form overwrites apart from its entry jump, address and length: padding near the function, and
+    /// branches back to its entry.
+    pub fn overwrites_too(&self, form: Form) -> Vec<(u64, usize)> {
+        let Ok(displaced) = self.usable(form) else { return Vec::new() };
+        let loops = displaced.loops.iter().flat_map(x86_64::Loop::ranges);
+        let relay = self.entry.x86.relay.filter(|_| form == Form::Relay);
+        loops.chain(relay.map(|relay| (relay.at, relay.now.len()))).collect()
     }
 
     /// Whether a thread can be inside the bytes that the form overwrites: not if they belong to one instruction that is
@@ -207,7 +214,7 @@ impl Measure {
         let Entry { set, site, .. } = self.entry;
         let one_word = length > 0 && site / 8 == (site + length - 1) / 8;
         // What aarch64 allows to be changed while it runs depends on the instructions (Arm ARM, B2.2.5).
-        set == InstructionSet::X86_64 && one_word && !matches!(form, Form::Relay | Form::Absolute)
+        set == InstructionSet::X86_64 && one_word && self.overwrites_too(form).is_empty()
     }
 
     /// How many bytes from the site on must stay what they are while a site of the form is on: more than are
@@ -295,8 +302,8 @@ pub struct SitePlan {
     pub original: Vec<u8>,
     /// The entry jump.
     pub entry: Vec<u8>,
-    /// What else is overwritten, where nothing runs before.
-    pub relayed: Option<Relayed>,
+    /// What else is overwritten.
+    pub others: Vec<Overwritten>,
     /// The displaced instructions, relocated, then a jump back.
     pub trampoline: Vec<u8>,
     /// The island; encoded for every form, so that a site can change to it without allocating.
@@ -312,15 +319,17 @@ pub struct SitePlan {
     pub(crate) jump: Entry,
 }
 
-/// Padding that gets a jump.
+/// Bytes that a site overwrites apart from its entry jump.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Relayed {
+pub struct Overwritten {
     /// Address of the first byte.
     pub at: u64,
     /// The bytes before.
     pub original: Vec<u8>,
-    /// The jump.
+    /// The new ones: one instruction.
     pub bytes: Vec<u8>,
+    /// Whether nothing ran there before. Else the old bytes are one instruction as well.
+    pub is_padding: bool,
 }
 
 impl SitePlan {
@@ -355,8 +364,10 @@ impl PcMap {
         self.entries.iter().find(|(old, _)| *old == pc).map(|&(_, new)| new)
     }
 
-    /// The place in the function that matches an instruction at `pc` in the trampoline. Every instruction of a
-    /// trampoline has one, also the jump back and the parts of one that had to be written as several.
+    /// The place in the function that matches an instruction at `pc` in the trampoline. The jump back has one, too, and
+    /// so have the parts of one that had to be written as several, as far as the function is ever in such a state. It is
+    /// not between the parts of a call through a pointer, or while a register is on the stack for the address of
+    /// something far away.
     pub fn back(&self, pc: u64) -> Option<u64> {
         let entry = self.entries.iter().find(|(_, new)| *new == pc).map(|&(old, _)| old);
         entry.or_else(|| self.beyond.iter().find(|(new, _)| *new == pc).map(|&(_, old)| old))
@@ -412,6 +423,22 @@ pub fn measure_in(set: InstructionSet, function: &Function<'_>, around: &Around<
     }
 }
 
+/// Whether padding around a function with these bytes can be of use.
+pub fn wants_padding(set: InstructionSet, bytes: &[u8]) -> bool {
+    // With this many no jump of a site is too long.
+    const SHORT: usize = 16;
+    set == InstructionSet::X86_64 && (bytes.len() < SHORT || x86_64::may_loop(bytes))
+}
+
+/// How many of the first bytes are whole instructions of padding: NOP of any length, INT3. Nothing is padding on aarch64,
+/// where every function has room for a site.
+pub fn padding(set: InstructionSet, bytes: &[u8]) -> usize {
+    match set {
+        InstructionSet::X86_64 => x86_64::padding(bytes),
+        InstructionSet::Aarch64 => 0,
+    }
+}
+
 /// Makes the bytes of a site whose parts are at `places` and which goes to `replacement`.
 pub fn encode(measure: &Measure, form: Form, places: &Places, replacement: u64) -> Result<SitePlan, Refusal> {
     let displaced = measure.usable(form).map_err(Clone::clone)?;
@@ -429,12 +456,13 @@ pub fn encode(measure: &Measure, form: Form, places: &Places, replacement: u64) 
         Form::Island => through_island?,
         _ => measure.entry_jump(form, places.island)?,
     };
-    let relayed = match (form, x86.relay) {
-        (Form::Relay, Some(relay)) => {
-            Some(Relayed { at: relay.at, original: relay.now.to_vec(), bytes: relay.jump(places.island)? })
-        }
-        _ => None,
-    };
+    let relay = x86.relay.filter(|_| form == Form::Relay);
+    let mut others: Vec<Overwritten> =
+        relay.iter().map(|relay| relay.jump(places.island)).collect::<Result<_, _>>()?;
+    for back in &displaced.loops {
+        let new = back.lead_to(places.trampoline)?;
+        others.extend(new.into_iter().filter(|new| !others.contains(new)).collect::<Vec<_>>());
+    }
     let (island, (trampoline, pc_map)) = match set {
         InstructionSet::X86_64 => (
             x86_64::island(places.island, places.slot)?,
@@ -451,7 +479,7 @@ pub fn encode(measure: &Measure, form: Form, places: &Places, replacement: u64) 
         site,
         original,
         entry,
-        relayed,
+        others,
         trampoline,
         island,
         pc_map,
@@ -474,7 +502,7 @@ fn check_places(
         return Err(Refusal::Misaligned { what: "the slot".into(), address: places.slot, alignment: align });
     }
     let parts = [
-        ("site", site, displaced.span),
+        ("site", site, displaced.span.max(displaced.overwritten)),
         ("trampoline", places.trampoline, displaced.room),
         ("island", places.island, island_room(set)),
         ("slot", places.slot, slot_room()),

@@ -18,6 +18,7 @@ mod source;
 mod symbols;
 #[cfg(test)]
 mod tests;
+mod unwind;
 
 use std::borrow::Cow;
 use std::fmt;
@@ -35,6 +36,7 @@ pub(crate) use interposable::Interposable;
 pub(crate) use relocations::{Pointer, Relocations};
 pub(crate) use source::{Fault, Source};
 pub(crate) use symbols::{Binding, Symbol, SymbolKind, SymbolTable, Symbols};
+pub(crate) use unwind::Unwind;
 
 use source::read;
 
@@ -152,6 +154,8 @@ pub(crate) struct Image {
     notes: Vec<(u64, u64)>,
     /// File offset and length of the segment of program properties.
     properties: Option<(u64, u64)>,
+    /// Address and length of the header of the unwind table.
+    unwind: Option<(u64, u64)>,
     sections: Vec<Section>,
     section_names: Vec<u8>,
 }
@@ -185,6 +189,7 @@ impl Image {
             dynamic: None,
             notes: Vec::new(),
             properties: None,
+            unwind: None,
             sections,
             section_names,
         };
@@ -303,6 +308,7 @@ impl Image {
             program_header::PT_DYNAMIC => self.dynamic = Some(in_file),
             program_header::PT_NOTE => self.notes.push(in_file),
             program_header::PT_GNU_PROPERTY => self.properties = Some(in_file),
+            program_header::PT_GNU_EH_FRAME => self.unwind = Some((segment.p_vaddr, segment.p_memsz)),
             program_header::PT_GNU_RELRO => self.relro.push(segment.p_vaddr..end),
             _ => {}
         }

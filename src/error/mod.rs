@@ -166,6 +166,17 @@ pub enum Error {
         /// Its first byte, or that of its site.
         other_address: u64,
     },
+    /// [`Options::without_hold`](crate::Options::without_hold) was asked for, and it cannot be done.
+    #[error(
+        "target {target} at {address:#x} cannot be switched by one store while threads run; allow a hold \
+         (Options::without_hold)"
+    )]
+    NeedsHold {
+        /// The target, or the first of several that have to switch together.
+        target: String,
+        /// Its first byte.
+        address: u64,
+    },
     /// One function is named twice in one transaction.
     #[error("target {target} at {address:#x} is replaced twice in one transaction (also as {other})")]
     DuplicateTarget {

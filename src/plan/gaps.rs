@@ -69,6 +69,13 @@ impl Occupied {
 }
 
 impl Occupied {
+    /// Are `len` bytes at `start` free?
+    pub(crate) fn is_free(&self, start: u64, len: u64) -> bool {
+        let Some(end) = start.checked_add(len) else { return false };
+        let apart = |(first, last): &(u64, u64)| end <= *first || *last <= start;
+        start >= LOWEST && end <= self.highest && self.mappings.iter().all(apart)
+    }
+
     /// How many bytes are free at start addresses in `window`, and how many of them in one piece.
     pub(crate) fn free(&self, window: &RangeInclusive<u64>) -> (u64, u64) {
         let (mut all, mut largest, mut free_from) = (0, 0, LOWEST.max(*window.start()));

@@ -36,27 +36,41 @@ pub(crate) struct Group {
 pub(crate) struct Need<'a> {
     pub(crate) measure: &'a Measure,
     pub(crate) form: Form,
+    /// Where the island is, if it is not in the block.
+    pub(crate) island: Option<u64>,
 }
 
 impl Need<'_> {
     fn code(&self, set: InstructionSet) -> u64 {
         round(self.measure.trampoline_room(self.form) as u64, ALIGN)
-            + round(arch::island_room(set) as u64, ALIGN)
+            + if self.island.is_some() { 0 } else { round(arch::island_room(set) as u64, ALIGN) }
+    }
+
+    fn window(&self, set: InstructionSet, len: u64) -> Option<RangeInclusive<u64>> {
+        let window = self.measure.window(self.form, len);
+        match self.island {
+            None => window,
+            Some(island) => intersection(&window?, &arch::island_window(set, island, len)?),
+        }
     }
 }
 
-/// Puts sites together as long as one block can reach all of them. A site that no block can reach is
-/// answered by its number.
-pub(crate) fn group(set: InstructionSet, needs: &[Need<'_>]) -> Result<Vec<Group>, usize> {
+/// Puts sites together as long as one block can reach all of them. Sites that no block can reach are
+/// answered by their numbers.
+pub(crate) fn group(set: InstructionSet, needs: &[Need<'_>]) -> (Vec<Group>, Vec<usize>) {
     // An upper bound, since a window depends on the length: all sites in one block.
     let all_code = round(needs.iter().map(|need| need.code(set)).sum(), page(set));
     let bound = all_code + round(needs.len() as u64 * arch::slot_room() as u64, page(set));
     let mut order: Vec<usize> = (0..needs.len()).collect();
     order.sort_by_key(|number| needs.get(*number).map(|need| need.measure.site()));
     let mut groups: Vec<Group> = Vec::new();
+    let mut unreachable = Vec::new();
     for number in order {
         let Some(need) = needs.get(number) else { continue };
-        let window = need.measure.window(need.form, bound).ok_or(number)?;
+        let Some(window) = need.window(set, bound) else {
+            unreachable.push(number);
+            continue;
+        };
         match groups.last_mut().map(|group| (intersection(&group.window, &window), group)) {
             Some((Some(common), group)) => {
                 group.window = common;
@@ -76,7 +90,7 @@ pub(crate) fn group(set: InstructionSet, needs: &[Need<'_>]) -> Result<Vec<Group
         group.code = round(members.map(|need| need.code(set)).sum(), page(set));
         group.data = round(group.members.len() as u64 * arch::slot_room() as u64, page(set));
     }
-    Ok(groups)
+    (groups, unreachable)
 }
 
 /// Where a block of a page of code and one of slots may start that serves sites anywhere in `text`, as a plain function
@@ -90,19 +104,21 @@ pub(crate) fn reachable(set: InstructionSet, text: &Range<u64>) -> Option<RangeI
     let last = text.end.saturating_sub(plain.len() as u64).max(text.start);
     let window = |address| {
         let measure = arch::measure(set, &arch::Function { address, bytes: plain, guarded: false });
-        measure.window(super::choose(&measure, None, &[]).ok()?, 2 * page(set))
+        measure.window(*arch::choose(&measure, None, &[]).forms.first()?, 2 * page(set))
     };
     intersection(&window(text.start)?, &window(last)?)
 }
 
-/// Where the parts of each member stand in a block at `start`, in the order of the members.
-pub(crate) fn lay_out(set: InstructionSet, group: &Group, needs: &[Need<'_>], start: u64) -> Vec<Places> {
+/// Where the parts of each member stand in a block at `start`; `members` are what the group's members need, in their
+/// order.
+pub(crate) fn lay_out(set: InstructionSet, group: &Group, members: &[Need<'_>], start: u64) -> Vec<Places> {
     let (mut code, mut slot) = (start, start + group.code);
-    let members = group.members.iter().filter_map(|number| needs.get(*number));
     members
+        .iter()
         .map(|need| {
             let trampoline = code;
-            let island = trampoline + round(need.measure.trampoline_room(need.form) as u64, ALIGN);
+            let behind = trampoline + round(need.measure.trampoline_room(need.form) as u64, ALIGN);
+            let island = need.island.unwrap_or(behind);
             let places = Places { trampoline, island, slot };
             code += need.code(set);
             slot += arch::slot_room() as u64;
@@ -140,8 +156,9 @@ mod tests {
     fn near_sites_share_and_far_ones_do_not() {
         let measures = measures(&[0x7f00_0000_0000, 0x5500_0000_0000, 0x5500_0000_1000]);
         let needs: Vec<Need<'_>> =
-            measures.iter().map(|measure| Need { measure, form: Form::Slot }).collect();
-        let groups = group(SET, &needs).unwrap();
+            measures.iter().map(|measure| Need { measure, form: Form::Slot, island: None }).collect();
+        let (groups, unreachable) = group(SET, &needs);
+        assert_eq!(unreachable, []);
         let members: Vec<_> = groups.iter().map(|group| group.members.clone()).collect();
         assert_eq!(members, [vec![1, 2], vec![0]]);
         for group in &groups {
@@ -155,8 +172,8 @@ mod tests {
         let addresses: Vec<u64> = (0..600).map(|number| 0x5500_0000_0000 + number * 64).collect();
         let measures = measures(&addresses);
         let needs: Vec<Need<'_>> =
-            measures.iter().map(|measure| Need { measure, form: Form::Island }).collect();
-        let groups = group(SET, &needs).unwrap();
+            measures.iter().map(|measure| Need { measure, form: Form::Island, island: None }).collect();
+        let (groups, _) = group(SET, &needs);
         let group = groups.first().unwrap();
         let (start, code_end) = (0x54ff_0000_0000, 0x54ff_0000_0000 + group.code);
         let mut before = (start, code_end);

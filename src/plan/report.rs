@@ -2,7 +2,7 @@
 #![forbid(unsafe_code)]
 
 use super::Note;
-use crate::arch::{Form, Measure};
+use crate::arch::{Form, Measure, Refusal};
 use std::fmt;
 use std::path::PathBuf;
 
@@ -38,6 +38,10 @@ pub struct CheckedFunction {
     /// The form that its site will take; a replacement that turns out to be near takes the direct form.
     #[cfg_attr(feature = "serde", serde(serialize_with = "crate::serialize::text"))]
     pub form: Form,
+    /// Forms whose calls cost less, and why they cannot be used.
+    pub passed_over: Vec<String>,
+    /// Can the site be switched while all threads run? It is, when it is all that the commit changes.
+    pub without_hold: bool,
     /// The instructions that will be displaced. Empty if the target is replaced already, since
     /// then only a pointer changes.
     pub displaced: Vec<String>,
@@ -50,7 +54,9 @@ pub struct CheckedFunction {
 }
 
 impl CheckedFunction {
-    pub(crate) fn describe(&mut self, measure: &Measure) {
+    pub(crate) fn describe(&mut self, measure: &Measure, passed_over: &[(Form, Refusal)]) {
+        self.passed_over = passed_over.iter().map(|(form, why)| format!("{form}: {why}")).collect();
+        self.without_hold = measure.changes_at_once(self.form);
         self.has_indirect_jump = measure.has_indirect_jump();
         if let Ok(displaced) = measure.usable(self.form) {
             self.displaced = displaced.instructions.iter().map(|one| one.text.clone()).collect();
@@ -85,10 +91,11 @@ impl fmt::Display for CheckedFunction {
                 crate::error::count(*layers, "patch").replace("patchs", "patches")
             );
         }
-        write!(f, "{form} form, displaces {}", self.displaced.join("; "))?;
+        let hold = if self.without_hold { "no" } else { "a" };
+        write!(f, "{form} form, displaces {}, needs {hold} hold", self.displaced.join("; "))?;
         if self.has_indirect_jump {
             f.write_str(" (jumps through a table or register were not followed)")?;
         }
-        Ok(())
+        self.passed_over.iter().try_for_each(|why| write!(f, "\n    not {why}"))
     }
 }

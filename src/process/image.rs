@@ -5,11 +5,14 @@
 use super::index::Index;
 use super::modules::Module;
 use super::names::{Matcher, rust_name};
-use crate::elf::{Binding, Build, Fault, Image, Machine, Source, Symbol, SymbolKind, SymbolTable, Symbols};
+use crate::elf::{
+    Binding, Build, Fault, Image, Machine, Source, Symbol, SymbolKind, SymbolTable, Symbols, Unwind,
+};
 use crate::error::Error;
 use std::borrow::Cow;
 use std::cell::{Cell, RefCell};
 use std::fs::File;
+use std::ops::Range;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
@@ -59,6 +62,7 @@ pub(crate) struct ModuleImage {
     /// Everything that has an address by the file's address.
     by_address: OnceLock<Index>,
     build: OnceLock<Arc<Build>>,
+    unwind: OnceLock<Option<Unwind>>,
 }
 
 /// A pass over all symbols costs a fraction of an index of them.
@@ -73,9 +77,9 @@ impl ModuleImage {
             let symbols = image.symbols(file, table).map_err(|fault| bad(fault.to_string()))?;
             tables.extend(symbols.map(Symbols::into_owned));
         }
-        let (by_name, by_rust_name, by_address, build) = Default::default();
+        let (by_name, by_rust_name, by_address, build, unwind) = Default::default();
         let passes = AtomicUsize::new(0);
-        let this = Self { image, tables, passes, by_name, by_rust_name, by_address, build };
+        let this = Self { image, tables, passes, by_name, by_rust_name, by_address, build, unwind };
         this.check_identity(module)?;
         Ok(this)
     }
@@ -126,23 +130,48 @@ impl ModuleImage {
         symbols.filter_map(FunctionSymbol::of).collect()
     }
 
-    /// The file's addresses of all symbols strictly inside a function, whatever they are called; sorted.
-    pub(crate) fn labels_inside(&self, value: u64, size: u64) -> Vec<u64> {
-        let inside = value.saturating_add(1)..value.saturating_add(size);
-        let mut labels: Vec<u64> = if self.may_pass() {
+    /// The file's addresses of all symbols in `range`, whatever they are called, with their sizes; sorted.
+    pub(crate) fn labels(&self, range: Range<u64>) -> Vec<(u64, u64)> {
+        let mut labels: Vec<(u64, u64)> = if self.may_pass() {
             let symbols = self.tables.iter().flat_map(Symbols::iter);
-            symbols.filter_map(|symbol| label(&symbol)).filter(|label| inside.contains(label)).collect()
+            let labels = symbols.filter_map(|symbol| Some((label(&symbol)?, symbol.size)));
+            labels.filter(|(value, _)| range.contains(value)).collect()
         } else {
-            self.addresses().within(inside).map(|(value, _)| value).collect()
+            let places = self.addresses().within(range);
+            let size = |place| self.symbol(place).map_or(0, |symbol| symbol.size);
+            places.map(|(value, place)| (value, size(place))).collect()
         };
         labels.sort_unstable();
         labels.dedup();
         labels
     }
 
+    /// The unwind table, read once.
+    pub(super) fn unwind(&self, file: &ModuleFile) -> Option<&Unwind> {
+        self.unwind.get_or_init(|| Unwind::read(&self.image, file)).as_ref()
+    }
+
+    /// As [`Unwind::last_before`].
+    pub(super) fn last_unwound(
+        &self,
+        file: &ModuleFile,
+        unwind: &Unwind,
+        address: u64,
+    ) -> Result<Option<Range<u64>>, ()> {
+        unwind.last_before(&self.image, file, address)
+    }
+
+    /// Where the file's bytes of the executable segment of `address` end; 0 if there is none.
+    pub(super) fn end_of_code(&self, address: u64) -> u64 {
+        let loads = self.image.loads().iter();
+        let mut code = loads.filter(|load| load.executable && load.memory.contains(&address));
+        code.next().map_or(0, |load| load.memory.start + load.file_len)
+    }
+
     /// How many bytes of memory its tables take, roughly.
     pub(crate) fn weight(&self) -> usize {
-        self.tables.iter().map(Symbols::weight).sum()
+        let unwind = self.unwind.get().and_then(Option::as_ref).map_or(0, Unwind::weight);
+        self.tables.iter().map(Symbols::weight).sum::<usize>() + unwind
     }
 
     /// The file's bytes at the file address `address`.

@@ -1,5 +1,6 @@
 //! The running image: what is loaded where, and which function is meant.
 
+mod around;
 mod copies;
 mod guard;
 mod image;
@@ -11,6 +12,7 @@ mod names;
 mod remember;
 mod resolve;
 
+pub(crate) use around::Surroundings;
 pub(crate) use copies::Policy;
 pub(crate) use loaded::build_at;
 pub(crate) use maps::{Mapping, MemoryMap};

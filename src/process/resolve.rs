@@ -1,5 +1,6 @@
 //! From a name or an address to a target: which function of which loaded module.
 
+use super::around::{self, Surroundings};
 use super::copies::{self, Policy};
 use super::image::{FunctionSymbol, ModuleImage};
 use super::loaded::{Loaded, LoadedModule, OpenModule};
@@ -26,6 +27,8 @@ pub(crate) struct Target {
     pub(crate) address: u64,
     /// All its bytes, as they stand in the file.
     pub(crate) bytes: Vec<u8>,
+    /// What lies around it, if that may be of use.
+    pub(crate) surroundings: Surroundings,
     /// May indirect calls enter it at a landing pad only (PROT_BTI)?
     pub(crate) guarded: bool,
     /// Run-time addresses of other symbols inside it, which may be called too; sorted.
@@ -55,18 +58,25 @@ pub(crate) struct HeldTarget {
 pub(crate) struct Resolver {
     machine: Machine,
     policy: Policy,
+    /// Are the surroundings of a function with these bytes of use?
+    wants_surroundings: fn(&[u8]) -> bool,
     loaded: Arc<Loaded>,
     /// By the address of the module's record.
     opened: RefCell<BTreeMap<*const LoadedModule, Rc<OpenModule>>>,
 }
 
 impl Resolver {
-    pub(crate) fn new(machine: Machine, policy: Policy) -> Self {
-        Self::of(Loaded::now(), machine, policy)
+    pub(crate) fn new(machine: Machine, policy: Policy, wants_surroundings: fn(&[u8]) -> bool) -> Self {
+        Self::of(Loaded::now(), machine, policy, wants_surroundings)
     }
 
-    pub(super) fn of(loaded: Arc<Loaded>, machine: Machine, policy: Policy) -> Self {
-        Self { machine, policy, loaded, opened: RefCell::default() }
+    pub(super) fn of(
+        loaded: Arc<Loaded>,
+        machine: Machine,
+        policy: Policy,
+        wants_surroundings: fn(&[u8]) -> bool,
+    ) -> Self {
+        Self { machine, policy, wants_surroundings, loaded, opened: RefCell::default() }
     }
 
     /// The function called `name`, with its copies: in the module it names, else in the first module that has one.
@@ -200,11 +210,22 @@ impl Resolver {
             .map_err(|fault| Error::BadModule { path: module.path.clone(), reason: fault.to_string() })?;
         let hold = Arc::new(module.hold(name)?);
         let symbol = String::from_utf8_lossy(function.name()).into_owned();
-        let inner = image.labels_inside(function.value, function.size);
-        let inner = inner.into_iter().map(|label| module.bias.wrapping_add(label)).collect();
+        let own = function.value..function.value.saturating_add(function.size);
+        let is_wanted = (self.wants_surroundings)(&bytes);
+        let labels = image.labels(if is_wanted { around::window(&own) } else { own.clone() });
+        let surroundings = if is_wanted {
+            Surroundings::of(image, &open.file, &own, &labels, module.bias)
+        } else {
+            Surroundings::default()
+        };
+        let inner =
+            labels.into_iter().map(|(label, _)| label).filter(|label| own.start < *label && *label < own.end);
+        let mut inner: Vec<u64> = inner.map(|label| module.bias.wrapping_add(label)).collect();
+        inner.dedup();
         let build = is_rust_name(function.name()).then(|| Arc::clone(image.build(&open.file)));
         let (name, module, guarded) = (name.to_owned(), module.path.clone(), open.guarded);
-        let target = Target { name, symbol, module, address, bytes, guarded, inner, other_names, build };
+        let target =
+            Target { name, symbol, module, address, bytes, surroundings, guarded, inner, other_names, build };
         Ok(HeldTarget { target: Arc::new(target), hold })
     }
 }

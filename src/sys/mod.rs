@@ -64,6 +64,21 @@ pub(crate) fn page_size() -> u64 {
     unsafe { libc::getauxval(libc::AT_PAGESZ) }
 }
 
+/// Whether returns of this thread are compared with a shadow stack: of x86-64 since Linux 6.6 (arch_prctl(2)), of aarch64
+/// since 6.13 (prctl(2)). Threads inherit it from the one that creates them.
+pub(crate) fn has_shadow_stack() -> bool {
+    let mut on = 0u64;
+    let place = &raw mut on as usize;
+    let (number, option) = raw::SHADOW_STACK_STATUS;
+    // SAFETY: writes one number to `on`, or fails.
+    let known = unsafe { call(number, [option, place, 0, 0, 0, 0]) };
+    #[cfg(feature = "fault-injection")]
+    if crate::fault::has_shadow_stack() {
+        return true;
+    }
+    known.is_ok() && on & 1 != 0
+}
+
 /// Nanoseconds of CLOCK_MONOTONIC, without the vDSO: its functions may be nobody's target, but libc's are.
 pub(crate) fn now() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };

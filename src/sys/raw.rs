@@ -4,6 +4,15 @@
 
 use std::arch::asm;
 
+/// The system call and its first argument that tell, by bit 0 of the number at the second, whether there is a shadow stack:
+/// ARCH_SHSTK_STATUS (Linux 6.6).
+#[cfg(target_arch = "x86_64")]
+pub(super) const SHADOW_STACK_STATUS: (libc::c_long, usize) = (libc::SYS_arch_prctl, 0x5005);
+
+/// As above: PR_GET_SHADOW_STACK_STATUS (Linux 6.13).
+#[cfg(target_arch = "aarch64")]
+pub(super) const SHADOW_STACK_STATUS: (libc::c_long, usize) = (libc::SYS_prctl, 74);
+
 /// Makes system call `number`; the answer is the kernel's own, negative for an error.
 ///
 /// # Safety

@@ -7,7 +7,7 @@ use super::{Change, HOST, Request, fork, prepare};
 use crate::arch::InstructionSet;
 use crate::error::Error;
 use crate::memory::{self, CodeChange, WriteFailure, Writer};
-use crate::options::Options;
+use crate::options::{Hold, Options};
 use crate::process::{self, MemoryMap};
 use crate::sys;
 use crate::threads::{self, Crew};
@@ -24,7 +24,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// a child.
 #[derive(Debug)]
 pub(crate) struct Session {
-    options: Options,
+    pub(super) options: Options,
     pub(super) registry: Owned,
 }
 
@@ -53,7 +53,8 @@ impl Session {
         }
         let map = MemoryMap::lazy();
         check_not_applied(&request, &self.registry)?;
-        let (work, standing) = prepare::prepare(&request.changes, &mut self.registry, &map)?;
+        let (work, standing) =
+            prepare::prepare(&request.changes, &mut self.registry, &map, self.options.hold)?;
         let held = carry_out(work, &self.options, &request.changes, &map)?;
         let entry = Arc::new(Entry {
             id: next_id(),
@@ -119,12 +120,15 @@ impl Deadline {
 /// Holds the threads if that is needed, and writes.
 fn carry_out(work: Work, options: &Options, changes: &[Change], map: &MemoryMap) -> Result<Held, Error> {
     // On x86-64 reads are made in their order (Intel SDM volume 3, 10.2.2).
-    if !work.needs_hold() && (HOST == InstructionSet::X86_64 || memory::order_everywhere()) {
+    if work.is_one_pointer() && (HOST == InstructionSet::X86_64 || memory::order_everywhere()) {
         for pointer in &work.pointers {
             // SAFETY: a slot or an original of the registry, which live for ever.
             memory::publish(unsafe { AtomicU64::from_ptr(pointer.cell as *mut u64) }, pointer.value);
         }
         return Ok(Held::default());
+    }
+    if let Some(held) = write_running(&work, options, changes)? {
+        return Ok(held);
     }
     if !work.code.is_empty() {
         memory::may_become_executable().map_err(|errno| Error::Kernel {
@@ -143,7 +147,28 @@ fn carry_out(work: Work, options: &Options, changes: &[Change], map: &MemoryMap)
     let done = crew.hold(&work.dangers, deadline.at, deadline.after, |proof| writer.write(proof))?;
     match done.answer {
         Ok(()) => Ok(Held { threads: done.threads, time: done.time }),
-        Err(failure) => Err(explain(failure, &writer, changes)),
+        Err(failure) => Err(explain(failure, writer.changes(), changes)),
+    }
+}
+
+/// Writes while all threads run, if one store is enough. `None` if they have to be held for it.
+fn write_running(work: &Work, options: &Options, changes: &[Change]) -> Result<Option<Held>, Error> {
+    let needs_hold = || {
+        let of_code = work.code.first().map_or(0, |code| code.address);
+        let named = changes.first().map(Change::name_and_address);
+        let (target, address) = named.unwrap_or_else(|| (format!("{of_code:#x}"), of_code));
+        if options.hold == Hold::Never { Err(Error::NeedsHold { target, address }) } else { Ok(None) }
+    };
+    let at_once = work.at_once().filter(|_| options.hold != Hold::Always);
+    let Some(change) = at_once else { return needs_hold() };
+    match memory::write_running(change, &work.pointers) {
+        Ok(()) => Ok(Some(Held::default())),
+        // Memory may not be writable and executable at a time here.
+        Err(WriteFailure::Kernel(step, errno)) => {
+            tracing::debug!(step, ?errno, "threads are held");
+            needs_hold()
+        }
+        Err(failure) => Err(explain(failure, &work.code, changes)),
     }
 }
 
@@ -163,12 +188,12 @@ fn mappings_of(code: &[CodeChange], map: &MemoryMap) -> Result<Vec<(u64, u64)>, 
     Ok(mappings)
 }
 
-fn explain(failure: WriteFailure, writer: &Writer, changes: &[Change]) -> Error {
+fn explain(failure: WriteFailure, code: &[CodeChange], changes: &[Change]) -> Error {
     let number = match failure {
         WriteFailure::Kernel(step, errno) => return Error::Kernel { step, source: errno.into() },
         WriteFailure::Modified(number) | WriteFailure::NotWritten(number) => number,
     };
-    let Some(code) = writer.changes().get(number) else { return Error::Empty };
+    let Some(code) = code.get(number) else { return Error::Empty };
     let mut found = vec![0; code.old.len()];
     let count = sys::read_memory(code.address, &mut found).unwrap_or(0);
     found.truncate(count);

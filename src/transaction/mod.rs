@@ -5,9 +5,11 @@ mod common;
 mod fork;
 mod list;
 mod lock;
+mod place;
 mod prepare;
 mod registry;
 mod running;
+mod select;
 mod site;
 
 pub(crate) use commit::Session;
@@ -15,12 +17,14 @@ pub use registry::Held;
 pub(crate) use registry::{Entry, applied};
 pub(crate) use site::OriginalCell;
 
-use crate::arch::InstructionSet;
+use crate::arch::{self, Form, InstructionSet};
 use crate::elf::Machine;
 use crate::error::Error;
 use crate::plan::{Check, CheckedFunction};
-use crate::process::{HeldTarget, MemoryMap};
+use crate::process::{HeldTarget, MemoryMap, Target};
 use registry::Registry;
+use select::Selector;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -33,6 +37,11 @@ pub(crate) const MACHINE: Machine = match HOST {
     InstructionSet::X86_64 => Machine::X86_64,
     _ => Machine::Aarch64,
 };
+
+/// Are the surroundings of a function with these bytes of use for its site?
+pub(crate) fn wants_surroundings(bytes: &[u8]) -> bool {
+    arch::wants_padding(HOST, bytes)
+}
 
 /// One function to be replaced.
 #[derive(Debug)]
@@ -77,8 +86,11 @@ impl Session {
         let mut errors = Vec::new();
         let changes = targets.iter().map(|(target, replacement)| (&*target.target, *replacement));
         errors.extend(prepare::check_changes(changes, &map).err());
-        for (target, replacement) in targets {
-            match check_one(target, *replacement, &self.registry, &map) {
+        let mut selector = Selector::new(&self.registry, self.options.hold);
+        let mut seen = BTreeSet::new();
+        // What is named twice has been told.
+        for (target, replacement) in targets.iter().filter(|(held, _)| seen.insert(held.target.address)) {
+            match check_one(&target.target, *replacement, &self.registry, &mut selector, &map) {
                 Ok(function) => functions.push(function),
                 Err(error) => errors.push(error),
             }
@@ -89,29 +101,34 @@ impl Session {
 }
 
 fn check_one(
-    target: &HeldTarget,
+    target: &Target,
     replacement: Option<u64>,
     registry: &Registry,
+    selector: &mut Selector<'_>,
     map: &MemoryMap,
 ) -> Result<CheckedFunction, Error> {
-    let target = &target.target;
-    running::check(std::iter::once(&**target), registry, map)?;
-    let layers = registry.sites.get(&target.address).map_or(0, |site| site.layers.len());
-    let (measure, form) = prepare::measure(target, replacement)?;
+    running::check(std::iter::once(target), registry, map)?;
     let mut function = CheckedFunction {
         target: target.name.clone(),
         symbol: target.symbol.clone(),
         module: target.module.clone(),
         address: target.address,
         size: target.bytes.len() as u64,
-        form,
+        form: Form::Direct,
+        passed_over: Vec::new(),
+        without_hold: false,
         displaced: Vec::new(),
-        layers,
+        layers: 0,
         other_names: target.other_names.clone(),
         has_indirect_jump: false,
     };
-    if layers == 0 {
-        function.describe(&measure);
+    match registry.sites.get(&target.address).filter(|site| site.is_on()) {
+        Some(site) => (function.form, function.layers) = (site.form(), site.layers.len()),
+        None => {
+            let selected = selector.select(target, replacement)?;
+            function.form = selected.form;
+            function.describe(&selected.measure, &selected.passed_over);
+        }
     }
     Ok(function)
 }

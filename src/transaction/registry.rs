@@ -5,10 +5,11 @@ use super::list::List;
 use super::lock::{Guard, NotLocked};
 use super::site::Site;
 use crate::error::Error;
+use crate::plan::PunPages;
 use std::cell::UnsafeCell;
 use std::collections::BTreeMap;
 use std::fmt;
-use std::ops::{Deref, DerefMut};
+use std::ops::{Deref, DerefMut, Range};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{
@@ -34,6 +35,8 @@ pub(crate) struct Registry {
     pub(super) sites: BTreeMap<u64, Site>,
     /// What is on, newest last.
     pub(super) entries: Vec<Arc<Entry>>,
+    /// Where islands of punned jumps are.
+    pub(super) puns: PunPages,
 }
 
 /// One committed transaction.
@@ -93,7 +96,7 @@ impl fmt::Display for Held {
 
 impl Registry {
     const fn new() -> Self {
-        Self { sites: BTreeMap::new(), entries: Vec::new() }
+        Self { sites: BTreeMap::new(), entries: Vec::new(), puns: PunPages::new() }
     }
 
     /// Lets [`applied`] see the entries as they are now.
@@ -110,19 +113,23 @@ impl Registry {
         cells.collect()
     }
 
-    /// The sites that are on and have overwritten bytes in `start..end`.
-    pub(super) fn touching(&self, start: u64, end: u64) -> impl Iterator<Item = &Site> {
-        let reach = start.saturating_sub(Site::FARTHEST)..end;
-        let sites = self.sites.range(reach).map(|(_, site)| site);
-        sites.filter(move |site| site.is_on() && site.touches(start, end - start))
+    /// The sites that are on and may have bytes in or around `start`, as far as a padding run is long.
+    pub(super) fn near(&self, start: u64) -> impl Iterator<Item = &Site> {
+        let reach = start.saturating_sub(2 * Site::FARTHEST)..start.saturating_add(2 * Site::FARTHEST);
+        self.sites.range(reach).map(|(_, site)| site).filter(|site| site.is_on())
     }
 
-    /// The site whose overwritten bytes overlap `start..start + len`, other than that of `target`.
-    pub(super) fn overlapping(&self, target: u64, start: u64, len: u64) -> Option<&Site> {
-        let candidates = self.sites.range(..start + len).rev().take(4).map(|(_, site)| site);
-        candidates
-            .into_iter()
-            .find(|site| site.target.address != target && site.is_on() && site.touches(start, len))
+    /// The sites that are on and have overwritten bytes in `bytes`.
+    pub(super) fn touching(&self, bytes: &Range<u64>) -> impl Iterator<Item = &Site> {
+        let reach = bytes.start.saturating_sub(Site::FARTHEST)..bytes.end.saturating_add(Site::FARTHEST);
+        let sites = self.sites.range(reach).map(|(_, site)| site);
+        let bytes = bytes.clone();
+        sites.filter(move |site| site.is_on() && site.touches(&bytes))
+    }
+
+    /// The site that has some of these bytes, other than that of `target`.
+    pub(super) fn overlapping(&self, target: u64, bytes: &Range<u64>) -> Option<&Site> {
+        self.touching(bytes).find(|site| site.target.address != target)
     }
 }
 

@@ -65,9 +65,8 @@ fn read(start: u64, end: u64, buffer: &mut Vec<u8>) -> Result<(), Error> {
 fn compare(target: &Target, found: &[u8], registry: &Registry) -> Result<(), Error> {
     let address = target.address;
     let mut expected = target.bytes.clone();
-    for site in registry.touching(address, end(target)) {
-        let (start, bytes) = site.bytes_now();
-        for (place, byte) in (start..).zip(bytes) {
+    for site in registry.touching(&(address..end(target))) {
+        for (place, byte) in site.pieces_now().flat_map(|(start, bytes)| (start..).zip(bytes)) {
             let inside = place.checked_sub(address).and_then(|offset| expected.get_mut(offset as usize));
             if let Some(expected) = inside {
                 *expected = *byte;

@@ -1,11 +1,12 @@
 //! A site that exists: its trampoline, island and slot, the layers on it, and what has to be written to
 //! put a layer on or take it off. Knows what to write, writes nothing.
 
-use crate::arch::{self, Form, SitePlan};
+use crate::arch::{self, Form, Overwritten, SitePlan};
 use crate::error::Error;
 use crate::memory::{CodeChange, PointerChange};
 use crate::process::{ModuleHold, Target};
 use crate::threads::Danger;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 
@@ -68,19 +69,35 @@ pub(super) struct Work {
     pub(super) code: Vec<CodeChange>,
     pub(super) pointers: Vec<PointerChange>,
     pub(super) dangers: Vec<Danger>,
+    /// How many of the changes of code one store each is not enough for.
+    slow: usize,
 }
 
 impl Work {
-    /// Must threads be held? One pointer alone is switched by one store.
-    pub(super) fn needs_hold(&self) -> bool {
-        !self.code.is_empty() || self.pointers.len() > 1
+    /// The pointer that is all there is to switch.
+    pub(super) fn is_one_pointer(&self) -> bool {
+        self.code.is_empty() && self.pointers.len() <= 1
+    }
+
+    /// The change of code that one store makes, while threads run: the only one. Nothing goes through its pointer before,
+    /// if it has one.
+    pub(super) fn at_once(&self) -> Option<&CodeChange> {
+        match self.code.as_slice() {
+            [one] if self.slow == 0 && self.pointers.len() <= 1 => Some(one),
+            _ => None,
+        }
+    }
+
+    fn change(&mut self, change: CodeChange, at_once: bool) {
+        self.slow += usize::from(!at_once);
+        self.code.push(change);
     }
 }
 
 impl Site {
-    /// Overwritten bytes end no farther behind their target's first byte than this: a landing pad and an entry
-    /// jump.
-    pub(super) const FARTHEST: u64 = 64;
+    /// What a site has of the program lies no farther from its target's first byte than this: a landing pad and an
+    /// entry jump, or padding within reach of a jump of two bytes.
+    pub(super) const FARTHEST: u64 = 256;
 
     /// A new site; `places` are those that `plan` was encoded for.
     pub(super) fn new(
@@ -98,6 +115,11 @@ impl Site {
         !self.layers.is_empty()
     }
 
+    /// What it looks like now.
+    pub(super) fn form(&self) -> Form {
+        self.now.form
+    }
+
     /// Can it serve `target` again?
     pub(super) fn serves(&self, target: &Target) -> bool {
         self.target.address == target.address
@@ -105,14 +127,34 @@ impl Site {
             && self.target.guarded == target.guarded
     }
 
-    /// Do its overwritten bytes overlap `start..start + len`?
-    pub(super) fn touches(&self, start: u64, len: u64) -> bool {
-        start < self.plan.site + self.now.bytes.len() as u64 && self.plan.site < start + len
+    /// The bytes of the program that are its own while it is on: it overwrites them, or needs them as they are.
+    pub(super) fn claims(&self) -> impl Iterator<Item = Range<u64>> {
+        let (site, others) = (self.plan.site, self.plan.others.iter());
+        let others = others.map(|other| other.at..other.at + other.bytes.len() as u64);
+        std::iter::once(site..site + self.plan.kept() as u64).chain(others)
+    }
+
+    /// Are some of these bytes its own?
+    pub(super) fn touches(&self, bytes: &Range<u64>) -> bool {
+        self.claims().any(|own| own.start < bytes.end && bytes.start < own.end)
     }
 
     /// Address and content of the overwritten bytes as they should be now.
     pub(super) fn bytes_now(&self) -> (u64, &[u8]) {
         (self.plan.site, &self.now.bytes)
+    }
+
+    /// Address and content of everything it has overwritten as it should be now.
+    pub(super) fn pieces_now(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        let others = self.plan.others.iter();
+        let others =
+            others.map(|other| (other.at, if self.is_on() { &*other.bytes } else { &*other.original }));
+        std::iter::once(self.bytes_now()).chain(others)
+    }
+
+    /// Can it serve a commit that holds nobody?
+    pub(super) fn changes_at_once(&self) -> bool {
+        self.is_on() || self.plan.changes_at_once
     }
 
     /// What the original of the layer at `place` is: what was below it, or the trampoline.
@@ -133,17 +175,21 @@ impl Site {
             return Ok(self.now.clone());
         }
         let form = match self.plan.form {
-            Form::Slot => Form::Slot,
-            _ if self.plan.entry_jump(Form::Direct, replacement).is_ok() => Form::Direct,
-            _ => Form::Island,
+            Form::Direct | Form::Island => self.direct_or_island(replacement),
+            fixed => fixed,
         };
         let bytes = self.entry_jump(form, replacement)?;
         work.pointers.push(PointerChange { cell: self.slot.as_ptr() as u64, value: replacement });
         let (old, new) = (self.now.bytes.clone(), bytes.clone());
-        work.code.push(self.change(old, new));
         // Inside a jump that is on, a thread stands before its last instruction, and runs that of the new one.
-        if !self.is_on() {
-            work.dangers.push(self.danger());
+        if self.is_on() {
+            work.change(self.change(old, new), self.plan.reverts_at_once);
+        } else {
+            work.change(self.change(old, new), self.plan.changes_at_once);
+            work.dangers.extend(self.plan.has_inside.then(|| self.danger()));
+            for Overwritten { at, original, bytes, .. } in &self.plan.others {
+                work.change(self.change_at(*at, original.clone(), bytes.clone()), false);
+            }
         }
         Ok(Standing { form, bytes })
     }
@@ -161,19 +207,23 @@ impl Site {
         }
         let Some(below) = place.checked_sub(1).and_then(|below| self.layers.get(below)) else {
             let (old, bytes) = (self.now.bytes.clone(), self.plan.original.clone());
-            work.code.push(self.change(old, bytes.clone()));
+            work.change(self.change(old, bytes.clone()), self.plan.reverts_at_once);
             work.dangers.extend(self.danger_of_jump());
+            for Overwritten { at, original, bytes, is_padding } in &self.plan.others {
+                work.change(self.change_at(*at, bytes.clone(), original.clone()), false);
+                // A thread that is on its way through padding has done nothing yet; it begins at the entry.
+                let range = *at..*at + bytes.len() as u64;
+                let moves = vec![(*at, self.plan.site)];
+                work.dangers.extend(is_padding.then_some(Danger { range, moves }));
+            }
             return Ok(Standing { form: self.plan.form, bytes });
         };
         work.pointers.push(PointerChange { cell: self.slot.as_ptr() as u64, value: below.replacement });
         if self.now.form == Form::Direct {
-            let form = match self.plan.entry_jump(Form::Direct, below.replacement) {
-                Ok(_) => Form::Direct,
-                Err(_) => Form::Island,
-            };
+            let form = self.direct_or_island(below.replacement);
             let bytes = self.entry_jump(form, below.replacement)?;
             let (old, new) = (self.now.bytes.clone(), bytes.clone());
-            work.code.push(self.change(old, new));
+            work.change(self.change(old, new), self.plan.reverts_at_once);
             return Ok(Standing { form, bytes });
         }
         Ok(self.now.clone())
@@ -202,9 +252,9 @@ impl Site {
 
     fn entry_jump(&self, form: Form, replacement: u64) -> Result<Vec<u8>, Error> {
         let to = match form {
+            Form::Direct => replacement,
             Form::Slot => self.slot.as_ptr() as u64,
-            Form::Island => self.island,
-            _ => replacement,
+            _ => self.island,
         };
         self.plan.entry_jump(form, to).map_err(|refusal| Error::Refused {
             target: self.target.name.clone(),
@@ -220,8 +270,19 @@ impl Site {
         Some(Danger { range: inside..end, moves: vec![(inside, entry)] })
     }
 
+    fn direct_or_island(&self, replacement: u64) -> Form {
+        match self.plan.entry_jump(Form::Direct, replacement) {
+            Ok(_) => Form::Direct,
+            Err(_) => Form::Island,
+        }
+    }
+
     fn change(&self, old: Vec<u8>, new: Vec<u8>) -> CodeChange {
-        CodeChange { address: self.plan.site, old, new, guarded: self.target.guarded }
+        self.change_at(self.plan.site, old, new)
+    }
+
+    fn change_at(&self, address: u64, old: Vec<u8>, new: Vec<u8>) -> CodeChange {
+        CodeChange { address, old, new, guarded: self.target.guarded }
     }
 
     /// Where a thread must not stand while the first layer is put on.

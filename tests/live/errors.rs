@@ -40,24 +40,42 @@ std::arch::global_asm!(
     ".globl live_outer",
     ".hidden live_outer",
     ".type live_outer,@function",
-    "live_outer: nop",
-    "nop",
+    // The prefix of a nop of two bytes, so that one of one byte begins behind it.
+    "live_outer: .byte 0x66",
     ".globl live_inner",
     ".hidden live_inner",
     ".type live_inner,@function",
-    "live_inner: lea rax, [rdi + 1]",
+    "live_inner: nop",
+    "lea rax, [rdi + 1]",
     "nop",
     "nop",
     "nop",
     "ret",
     ".size live_outer, . - live_outer",
     ".size live_inner, . - live_inner",
+    // One that begins behind the first instruction of another is no obstacle.
+    ".p2align 4",
+    ".globl live_around",
+    ".hidden live_around",
+    ".type live_around,@function",
+    "live_around: nop",
+    "mov eax, edi",
+    ".globl live_within",
+    ".hidden live_within",
+    ".type live_within,@function",
+    "live_within: lea rax, [rdi + 1]",
+    "nop",
+    "ret",
+    ".size live_around, . - live_around",
+    ".size live_within, . - live_within",
     ".popsection",
 );
 
 #[cfg(target_arch = "x86_64")]
 unsafe extern "C" {
     safe fn live_inner(_: u64) -> u64;
+    safe fn live_around(_: u64) -> u64;
+    safe fn live_within(_: u64) -> u64;
 }
 
 extern "C" fn zero(_: u64) -> u64 {
@@ -91,6 +109,11 @@ fn a_site_over_the_beginning_of_another_function() {
     let inner = live_inner as *const () as u64;
     assert!(matches!(&error, Error::Overlap { other_address, .. } if *other_address == inner), "{error}");
     commit(&["live_inner"], &patient()).unwrap().rollback_with(&patient()).unwrap();
+
+    let applied = commit(&["live_around"], &patient()).unwrap();
+    assert_eq!((live_around(1), live_within(1)), (0, 2));
+    applied.rollback_with(&patient()).unwrap();
+    assert_eq!((live_around(1), live_within(1)), (2, 2));
 }
 
 #[test]

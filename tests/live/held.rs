@@ -95,6 +95,7 @@ fn pages_are_rw_then_rx_and_never_both() {
 
 adds! {
     live_no_allocation + 1;
+    live_no_allocation_either + 1;
 }
 
 #[test]
@@ -113,7 +114,12 @@ fn nothing_is_allocated_while_threads_are_held() {
             .collect();
         let before = support::alloc::WATCHED.load(SeqCst);
         for _ in 0..100 {
-            commit("live_no_allocation", &patient()).unwrap().rollback_with(&patient()).unwrap();
+            let mut change = Transaction::new();
+            // Two: one function alone may be switched without a hold.
+            change.replace("live_no_allocation", a_thousand as *const ());
+            change.replace("live_no_allocation_either", a_thousand as *const ());
+            // SAFETY: both take a number and give one.
+            unsafe { change.commit(&patient()) }.unwrap().rollback_with(&patient()).unwrap();
         }
         DONE.store(true, SeqCst);
         spawners.into_iter().for_each(|spawner| spawner.join().unwrap());

@@ -20,6 +20,9 @@ mod errors;
 mod faults;
 mod fork;
 mod format;
+// Instructions of several lengths.
+#[cfg(target_arch = "x86_64")]
+mod forms;
 mod guide;
 mod held;
 mod held_code;

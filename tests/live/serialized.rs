@@ -43,7 +43,7 @@ fn a_check_and_the_status() {
         "name": "number-5",
         "functions": [{
             "target": "live_json", "symbol": "live_json", "module": executable(), "address": address, "size": size,
-            "form": form, "displaced": displaced, "layers": 0, "has_indirect_jump": false,
+            "form": form, "passed_over": [], "without_hold": false, "displaced": displaced, "layers": 0, "has_indirect_jump": false,
             "other_names": [],
         }],
         "notes": [],

@@ -19,6 +19,7 @@ adds! {
     live_watch_renamed + 1;
     live_watch_by_program + 1;
     live_watch_retry + 1;
+    live_watch_retry_too + 1;
     live_watch_flood + 1;
     live_watch_flood_second + 1;
     live_watch_held + 1;
@@ -261,7 +262,8 @@ fn what_failed_for_a_while_is_tried_again() {
                  {{ FILE *file = fopen(\"{}\", \"a\"); fputc('.', file); fclose(file); }}
                  static unsigned long number(unsigned long value) {{ return value * 0 + 700; }}
                  MIDFLIGHT_PATCH(\"number-700\");
-                 MIDFLIGHT_REPLACE(\"live_watch_retry\", number);",
+                 MIDFLIGHT_REPLACE(\"live_watch_retry\", number);
+                 MIDFLIGHT_REPLACE(\"live_watch_retry_too\", number);",
                 watched.path("loaded").display()
             ),
         );

@@ -43,6 +43,8 @@ pub(crate) fn displace(function: &Function<'_>, kept: u64, count: usize) -> Resu
         falls_through: shape.falls_through,
         repeatable: false,
         needs: shape.needs,
+        loops: Vec::new(),
+        x86: Default::default(),
     })
 }
 

@@ -1,20 +1,8 @@
-//! Reads a whole function: what branches where, and what refers to addresses.
+//! One instruction: decoded, as text, and where it goes.
 
 use iced_x86::{
-    Code, Decoder, DecoderOptions, FlowControl, Formatter, Instruction, IntelFormatter, OpKind, Register,
+    Code, Decoder, DecoderOptions, FlowControl, Formatter, Instruction, IntelFormatter, Mnemonic, OpKind,
 };
-
-use crate::{Function, Refusal};
-
-/// What a function's instructions say about addresses.
-pub(crate) struct Body {
-    /// Direct branches and calls, and instructions with an operand relative to rip.
-    pub(crate) references: Vec<Instruction>,
-    /// A jump to a computed address.
-    pub(crate) indirect_jump: bool,
-    /// Why code that begins in the middle of an instruction could not be read.
-    pub(crate) overlap: Option<Refusal>,
-}
 
 /// The instruction at the start of `bytes`.
 pub(crate) fn one(bytes: &[u8], address: u64) -> Option<Instruction> {
@@ -51,85 +39,32 @@ pub(crate) fn branch_target(instruction: &Instruction) -> Option<u64> {
     near(instruction.op0_kind()).then(|| instruction.near_branch_target())
 }
 
-/// Decodes all of the function, from its first byte on.
-pub(crate) fn sweep(function: &Function<'_>) -> Result<Body, Refusal> {
-    let (address, size) = (function.address, function.bytes.len());
-    if address.checked_add(size as u64).is_none() {
-        return Err(Refusal::AddressSpace { address, size });
-    }
-    let mut body = Body { references: Vec::new(), indirect_jump: false, overlap: None };
-    let mut seen = vec![false; size];
-    read_from(function, 0, &mut seen, &mut body)?;
-    read_overlapping(function, &mut seen, &mut body);
-    Ok(body)
-}
-
-/// Branches into the middle of an instruction (over a `lock` prefix, say) show further instructions.
-fn read_overlapping(function: &Function<'_>, seen: &mut [bool], body: &mut Body) {
-    let mut next = 0;
-    while let Some(instruction) = body.references.get(next) {
-        next += 1;
-        let offset = branch_target(instruction)
-            .and_then(|to| to.checked_sub(function.address))
-            .and_then(|offset| usize::try_from(offset).ok());
-        if let Some(offset) = offset
-            && seen.get(offset) == Some(&false)
-            && let Err(refusal) = read_from(function, offset, seen, body)
-        {
-            body.overlap.get_or_insert(refusal);
-        }
-    }
-}
-
-/// Reads on from `offset` to the end, or to an instruction that was read before.
-fn read_from(
-    function: &Function<'_>,
-    offset: usize,
-    seen: &mut [bool],
-    body: &mut Body,
-) -> Result<(), Refusal> {
-    let bytes = &function.bytes[offset..];
-    let start = function.address + offset as u64;
-    let mut decoder = decoder(bytes, start, DecoderOptions::NONE);
-    while decoder.can_decode() {
-        let at = decoder.position();
-        if std::mem::replace(&mut seen[offset + at], true) {
-            return Ok(());
-        }
-        let instruction = decoder.decode();
-        let address = start + at as u64;
-        if instruction.is_invalid() {
-            let bytes = bytes[at..].iter().copied().take(4).collect();
-            return Err(Refusal::Undecodable { address, bytes });
-        }
-        if !same_for_all_vendors(&instruction, &bytes[at..], address) {
-            return Err(Refusal::VendorDependent { address, text: text(&instruction) });
-        }
-        note(&instruction, body);
-    }
-    Ok(())
-}
-
-fn note(instruction: &Instruction, body: &mut Body) {
-    let relative = instruction.is_ip_rel_memory_operand();
-    if relative || branch_target(instruction).is_some() {
-        body.references.push(*instruction);
-    }
-    // A segment base makes an address of rip+x that is not known.
-    let known = relative && !matches!(instruction.segment_prefix(), Register::FS | Register::GS);
-    if instruction.flow_control() == FlowControl::IndirectBranch && !known {
-        body.indirect_jump = true;
-    }
-}
-
 /// Processors disagree about 66 prefixes on near branches, REX.W on far pointers, and the length of `ud0`.
-fn same_for_all_vendors(instruction: &Instruction, bytes: &[u8], address: u64) -> bool {
+pub(crate) fn same_for_all_vendors(instruction: &Instruction, bytes: &[u8], address: u64) -> bool {
     let other = decoder(bytes, address, DecoderOptions::AMD).decode();
     let same = other == *instruction && other.len() == instruction.len();
     same && !matches!(
         instruction.code(),
         Code::Ud0 | Code::Ud0_r16_rm16 | Code::Ud0_r32_rm32 | Code::Ud0_r64_rm64
     )
+}
+
+/// The absolute address that an instruction's meaning depends on.
+pub(crate) fn target(instruction: &Instruction) -> Option<u64> {
+    let memory = || instruction.is_ip_rel_memory_operand().then(|| instruction.ip_rel_memory_address());
+    branch_target(instruction).or_else(memory)
+}
+
+/// Whether execution never goes on behind it.
+pub(crate) fn ends(instruction: &Instruction) -> bool {
+    use FlowControl as F;
+    let ends = [F::UnconditionalBranch, F::IndirectBranch, F::Return, F::Exception];
+    ends.contains(&instruction.flow_control()) || instruction.code() == Code::Hlt
+}
+
+/// Whether it is what linkers and compilers fill gaps with.
+pub(crate) fn pads(instruction: &Instruction) -> bool {
+    matches!(instruction.mnemonic(), Mnemonic::Nop | Mnemonic::Int3)
 }
 
 fn decoder(bytes: &[u8], address: u64, options: u32) -> Decoder<'_> {

@@ -2,94 +2,237 @@
 
 use iced_x86::{Code, FlowControl, Instruction, Mnemonic, Register};
 
-use super::decode::{self, Body};
-use super::relocate;
-use crate::reach::Need;
-use crate::{Displaced, DisplacedInstruction, Function, Refusal};
+use super::assembly::Copies;
+use super::decode;
+use super::loops::Loop;
+use super::relocate::{self, End, Kind};
+use super::sweep::{Body, Perhaps};
+use crate::{Around, Displaced, DisplacedInstruction, Function, Refusal};
 
 /// Taken for the size of an operand that has none in its encoding (xsave areas with tiles have 11 KiB).
 const UNKNOWN_SIZE: u64 = 0x4000;
 
-/// The displaced instructions of an entry jump of `overwritten` bytes, `pad` bytes into the function.
+/// A function, and what is to become of it.
+struct Request<'a> {
+    function: &'a Function<'a>,
+    around: &'a Around<'a>,
+    /// The first byte to be overwritten.
+    site: u64,
+    /// The function's bytes from there on.
+    bytes: &'a [u8],
+    overwritten: usize,
+    far: bool,
+}
+
+/// The displaced instructions of an entry jump of `overwritten` bytes, `pad` bytes into the function. Its trampoline may
+/// be anywhere if it is `far`.
 pub(crate) fn displace(
     function: &Function<'_>,
+    around: &Around<'_>,
     pad: usize,
     overwritten: usize,
+    far: bool,
     body: &Body,
 ) -> Result<Displaced, Refusal> {
-    if let Some(refusal) = too_short(function, pad, overwritten) {
+    if let Some(refusal) = too_short(function, around, pad, overwritten) {
         return Err(refusal);
     }
     let site = function.address + pad as u64;
-    let displaced = collect(&function.bytes[pad..], site, overwritten)?;
+    if site.checked_add(overwritten as u64).is_none() {
+        return Err(Refusal::AddressSpace { address: site, size: overwritten });
+    }
+    let request = Request { function, around, site, bytes: &function.bytes[pad..], overwritten, far };
+    let mut displaced = request.collect()?;
     for reference in &body.references {
-        check_branch(reference, function.address, site, overwritten)?;
+        let offset = reference.ip().wrapping_sub(site);
+        let is_displaced = displaced.instructions.iter().any(|own| own.offset as u64 == offset);
+        if !is_displaced && request.is_loop(reference)? {
+            request.lead_back(&mut displaced, reference)?;
+        }
         check_memory(reference, function.address, site, overwritten)?;
     }
-    match &body.overlap {
-        Some(refusal) => Err(refusal.clone()),
-        None => Ok(displaced),
-    }
+    body.perhaps
+        .iter()
+        .try_for_each(|perhaps| check_perhaps(*perhaps, function.address, site, overwritten))?;
+    Ok(displaced)
 }
 
-pub(crate) fn too_short(function: &Function<'_>, pad: usize, needed: usize) -> Option<Refusal> {
+/// Padding behind a function counts as its own, but there must be an instruction to displace.
+pub(crate) fn too_short(
+    function: &Function<'_>,
+    around: &Around<'_>,
+    pad: usize,
+    needed: usize,
+) -> Option<Refusal> {
     let (address, size) = (function.address, function.bytes.len());
     let site = address.wrapping_add(pad as u64);
-    (size - pad < needed).then_some(Refusal::TooShort { address, size, site, needed })
+    let own = size - pad;
+    let all = own + around.padding.min(around.behind.len());
+    (own == 0 || all < needed).then_some(Refusal::TooShort { address, size, site, needed })
 }
 
-fn collect(bytes: &[u8], site: u64, overwritten: usize) -> Result<Displaced, Refusal> {
-    let mut displaced = Displaced {
-        overwritten,
-        span: 0,
-        instructions: Vec::new(),
-        bytes: Vec::new(),
-        room: 0,
-        falls_through: true,
-        repeatable: false,
-        needs: Vec::new(),
-    };
-    while displaced.span < overwritten {
-        let offset = displaced.span;
-        let address = site + offset as u64;
-        let Some(instruction) = decode::one(&bytes[offset..], address) else {
-            let bytes = bytes[offset..].iter().copied().take(4).collect();
+impl Request<'_> {
+    /// Whether a branch of the rest of the function goes back to the entry.
+    fn is_loop(&self, branch: &Instruction) -> Result<bool, Refusal> {
+        let Some(to) = decode::branch_target(branch) else { return Ok(false) };
+        if to > self.site && to < self.site + self.overwritten as u64 {
+            let (from, text) = (branch.ip(), decode::text(branch));
+            return Err(Refusal::BranchIntoSite { from, to, text });
+        }
+        Ok((self.function.address..=self.site).contains(&to) && !branch.is_call_near())
+    }
+
+    /// A loop goes on in the trampoline, if that is near.
+    fn lead_back(&self, displaced: &mut Displaced, branch: &Instruction) -> Result<(), Refusal> {
+        let (from, to) = (branch.ip(), branch.near_branch_target());
+        let start = (from - self.function.address) as usize;
+        let bytes = self.function.bytes.get(start..start + branch.len()).filter(|_| !self.far);
+        let text = || decode::text(branch);
+        let bytes = bytes.ok_or_else(|| Refusal::LoopsToEntry { from, to, text: text() })?;
+        let new = Loop::new(branch, bytes, self.around, &displaced.loops)?;
+        displaced.needs.push(new.need());
+        displaced.loops.push(new);
+        Ok(())
+    }
+
+    fn collect(&self) -> Result<Displaced, Refusal> {
+        let Self { bytes, overwritten, far, function, .. } = *self;
+        let mut displaced = Displaced {
+            overwritten,
+            span: 0,
+            instructions: Vec::new(),
+            bytes: Vec::new(),
+            room: 0,
+            falls_through: true,
+            repeatable: false,
+            needs: Vec::new(),
+            loops: Vec::new(),
+            x86: Kind { entry: function.address, far, end: End::Never },
+        };
+        let mut instructions = Vec::new();
+        while displaced.span < overwritten.min(bytes.len()) {
+            let offset = displaced.span;
+            let instruction = self.read(offset, instructions.last())?;
+            let len = instruction.len();
+            if offset == 0 {
+                displaced.repeatable = repeatable(&instruction);
+            }
+            let text = decode::text(&instruction);
+            displaced.instructions.push(DisplacedInstruction { offset, len, text });
+            displaced.span += len;
+            instructions.push(instruction);
+        }
+        let end = self.end(&displaced, instructions.last())?;
+        displaced.falls_through = matches!(end, End::Back(_));
+        displaced.x86.end = end;
+        self.require(&mut displaced, &instructions)?;
+        // With the padding that is overwritten behind them.
+        let padding = overwritten.saturating_sub(displaced.span);
+        let all = bytes[..displaced.span].iter().chain(&self.around.behind[..padding]);
+        displaced.bytes = all.copied().collect();
+        Ok(displaced)
+    }
+
+    /// The instruction at an offset, if it can be displaced.
+    fn read(&self, offset: usize, before: Option<&Instruction>) -> Result<Instruction, Refusal> {
+        let (bytes, address) = (&self.bytes[offset..], self.site + offset as u64);
+        let Some(instruction) = decode::one(bytes, address) else {
+            if let Some(end) = before.filter(|before| decode::ends(before)) {
+                let (address, text) = (end.ip(), decode::text(end));
+                return Err(Refusal::EndsEarly { address, text, covered: offset, needed: self.overwritten });
+            }
+            let bytes = bytes.iter().copied().take(4).collect();
             return Err(Refusal::Undecodable { address, bytes });
         };
-        check_movable(&instruction)?;
-        let len = instruction.len();
-        let text = decode::text(&instruction);
-        if ends(&instruction) {
-            if offset + len < overwritten {
-                return Err(Refusal::EndsEarly { address, text, covered: offset + len, needed: overwritten });
+        if !decode::same_for_all_vendors(&instruction, bytes, address) {
+            return Err(Refusal::VendorDependent { address, text: decode::text(&instruction) });
+        }
+        // Nothing comes to a breakpoint between functions.
+        let gap = instruction.code() == Code::Int3
+            && before.is_some_and(|before| decode::ends(before) || before.code() == Code::Int3);
+        if !gap {
+            check_movable(&instruction)?;
+        }
+        if calls(&instruction) {
+            self.check_call(&instruction)?;
+        }
+        Ok(instruction)
+    }
+
+    /// The callee returns to the function itself, so there the old bytes must be.
+    fn check_call(&self, call: &Instruction) -> Result<(), Refusal> {
+        let (address, text, to) = (call.ip(), decode::text(call), call.next_ip());
+        if to - self.site < self.overwritten as u64 {
+            return Err(Refusal::ReturnsIntoSite { address, to, text });
+        }
+        if self.around.shadow_stack {
+            let reason = "a shadow stack forbids to return to where no call was made";
+            return Err(Refusal::Unmovable { address, text, reason });
+        }
+        Ok(())
+    }
+
+    /// What has to stand behind the displaced instructions.
+    fn end(&self, displaced: &Displaced, last: Option<&Instruction>) -> Result<End, Refusal> {
+        let mut offset = displaced.span;
+        let reached = last.is_some_and(|last| !decode::ends(last) && !calls(last));
+        // What runs on behind the function runs on behind the overwritten padding, and traps where it did.
+        while offset < self.overwritten {
+            let behind = &self.around.behind[offset - displaced.span..];
+            let address = self.site + offset as u64;
+            match decode::one(behind, address).filter(decode::pads) {
+                Some(_) if !reached => break,
+                Some(padding) if padding.code() == Code::Int3 => return Ok(End::Trap),
+                Some(padding) => offset += padding.len(),
+                None => {
+                    let Function { address, bytes, .. } = *self.function;
+                    let (size, needed) = (bytes.len(), self.overwritten);
+                    return Err(Refusal::TooShort { address, size, site: self.site, needed });
+                }
             }
-            displaced.falls_through = false;
         }
-        if offset == 0 {
-            displaced.repeatable = repeatable(&instruction);
+        Ok(if reached { End::Back(offset) } else { End::Never })
+    }
+
+    /// Room and needs of the trampoline.
+    fn require(&self, displaced: &mut Displaced, instructions: &[Instruction]) -> Result<(), Refusal> {
+        let (site, overwritten) = (self.site, self.overwritten as u64);
+        let copies = Copies { entry: self.function.address, site, overwritten, places: Vec::new() };
+        for instruction in instructions {
+            if let Some(to) = decode::branch_target(instruction) {
+                let starts = || instructions.iter().any(|other| other.ip() == to);
+                if to > site && to < site + overwritten && !starts() {
+                    let (from, text) = (instruction.ip(), decode::text(instruction));
+                    return Err(Refusal::BranchIntoSite { from, to, text });
+                }
+                if to > self.function.address && to < site && !calls(instruction) {
+                    let (from, text) = (instruction.ip(), decode::text(instruction));
+                    return Err(Refusal::LoopsToEntry { from, to, text });
+                }
+            }
+            check_memory(instruction, self.function.address, site, self.overwritten)?;
+            let at = (instruction.ip() - site) as usize;
+            let own = &self.bytes[at..at + instruction.len()];
+            let shadow_stack = self.around.shadow_stack;
+            let (size, need) = relocate::requirements(instruction, own, &copies, self.far, shadow_stack)?;
+            displaced.room += size;
+            displaced.needs.extend(need);
         }
-        let (size, need) = relocate::requirements(&instruction, &bytes[offset..offset + len])?;
+        let (size, need) = relocate::end_requirements(site, displaced.x86.end, self.far);
         displaced.room += size;
         displaced.needs.extend(need);
-        displaced.instructions.push(DisplacedInstruction { offset, len, text });
-        displaced.span += len;
+        Ok(())
     }
-    if displaced.falls_through {
-        let back = site + displaced.span as u64;
-        displaced.room += relocate::BACK.length as usize;
-        displaced.needs.push(Need::OutOf { to: back, reach: relocate::BACK });
-    }
-    displaced.bytes = bytes[..displaced.span].to_vec();
-    Ok(displaced)
+}
+
+fn calls(instruction: &Instruction) -> bool {
+    instruction.is_call_near() || instruction.is_call_near_indirect()
 }
 
 /// Whether an instruction may run at another address at all.
 fn check_movable(instruction: &Instruction) -> Result<(), Refusal> {
     let (address, text) = (instruction.ip(), decode::text(instruction));
-    if instruction.memory_base() == Register::EIP {
-        return Err(Refusal::EipRelative { address, text });
-    }
-    if matches!(instruction.mnemonic(), Mnemonic::Xbegin | Mnemonic::Xabort | Mnemonic::Xend) {
+    if instruction.code() == Code::Xbegin_rel16 {
         return Err(Refusal::Transaction { address, text });
     }
     match instruction.flow_control() {
@@ -101,10 +244,9 @@ fn check_movable(instruction: &Instruction) -> Result<(), Refusal> {
         FlowControl::IndirectBranch if instruction.is_jmp_near_indirect() => Ok(()),
         FlowControl::Return if matches!(instruction.code(), Code::Retnq | Code::Retnq_imm16) => Ok(()),
         FlowControl::Call if instruction.code() == Code::Syscall => Ok(()),
-        FlowControl::Call if instruction.is_call_near() => Err(Refusal::Call { address, text }),
-        FlowControl::IndirectCall if instruction.is_call_near_indirect() => {
-            Err(Refusal::Call { address, text })
-        }
+        FlowControl::Call if instruction.code() == Code::Call_rel32_64 => Ok(()),
+        FlowControl::IndirectCall if instruction.code() == Code::Call_rm64 => Ok(()),
+        FlowControl::XbeginXabortXend => Ok(()),
         FlowControl::Call if !instruction.is_call_far() => Err(Refusal::Privileged { address, text }),
         FlowControl::Interrupt if instruction.code() == Code::Int3 => {
             Err(Refusal::Breakpoint { address, text })
@@ -120,17 +262,6 @@ fn check_movable(instruction: &Instruction) -> Result<(), Refusal> {
     }
 }
 
-/// Whether what follows is not reached from here.
-fn ends(instruction: &Instruction) -> bool {
-    matches!(
-        instruction.flow_control(),
-        FlowControl::UnconditionalBranch
-            | FlowControl::IndirectBranch
-            | FlowControl::Return
-            | FlowControl::Exception
-    ) || instruction.code() == Code::Hlt
-}
-
 /// Whether an interrupt can find it half done, with pc still at its start.
 fn repeatable(instruction: &Instruction) -> bool {
     let repeated = instruction.has_rep_prefix() || instruction.has_repne_prefix();
@@ -139,14 +270,14 @@ fn repeatable(instruction: &Instruction) -> bool {
     (repeated && instruction.flow_control() == FlowControl::Next) || instruction.is_vsib() || tile
 }
 
-fn check_branch(instruction: &Instruction, entry: u64, site: u64, overwritten: usize) -> Result<(), Refusal> {
-    let Some(to) = decode::branch_target(instruction) else { return Ok(()) };
-    let from = instruction.ip();
+/// What may be a branch is treated like one.
+fn check_perhaps(perhaps: Perhaps, entry: u64, site: u64, overwritten: usize) -> Result<(), Refusal> {
+    let Perhaps { from, to, call } = perhaps;
     if to > site && to < site + overwritten as u64 {
-        return Err(Refusal::BranchIntoSite { from, to, text: decode::text(instruction) });
+        return Err(Refusal::PerhapsIntoSite { from, to });
     }
-    if (entry..=site).contains(&to) && !instruction.is_call_near() {
-        return Err(Refusal::LoopsToEntry { from, to, text: decode::text(instruction) });
+    if (entry..=site).contains(&to) && !call {
+        return Err(Refusal::PerhapsIntoSite { from, to });
     }
     Ok(())
 }

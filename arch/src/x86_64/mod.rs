@@ -1,16 +1,22 @@
 //! x86-64: what iced-x86 decodes is either copied byte by byte, or moved with its absolute target kept.
 
+mod assembly;
+mod calls;
 mod decode;
 mod displace;
+mod far;
 mod jumps;
+mod loops;
 mod pun;
 mod relay;
 mod relocate;
+mod sweep;
 
-use iced_x86::Code;
+use iced_x86::{Code, Mnemonic};
 
 pub(crate) use jumps::{ISLAND_ROOM, entry_jump, entry_needs, island, island_need};
-pub(crate) use relocate::trampoline;
+pub(crate) use loops::{Loop, may_loop};
+pub(crate) use relocate::{Kind, trampoline};
 
 use pun::Pun;
 use relay::Relay;
@@ -29,16 +35,16 @@ pub(crate) fn measure(function: &Function<'_>, around: &Around<'_>) -> Measure {
     let set = InstructionSet::X86_64;
     let pad = landing_pad(function);
     let site = function.address.wrapping_add(pad as u64);
-    let body = decode::sweep(function);
-    let of = |overwritten: usize| match &body {
-        Ok(body) => displace::displace(function, pad, overwritten, body),
+    let body = sweep::sweep(function, around);
+    let of = |overwritten: usize, far: bool| match &body {
+        Ok(body) => displace::displace(function, around, pad, overwritten, far, body),
         // A function that is too short is so whatever its bytes are.
         Err(refusal) => {
-            let short = displace::too_short(function, pad, overwritten);
+            let short = displace::too_short(function, around, pad, overwritten);
             Err(short.unwrap_or_else(|| Refusal::clone(refusal)))
         }
     };
-    let fixed = |form| of(jumps::entry_length(form));
+    let fixed = |form| of(jumps::entry_length(form), form == Form::Absolute);
     let pun = pun_at(function, around, pad, site);
     let relay = Relay::find(site, around);
     Measure {
@@ -52,7 +58,7 @@ pub(crate) fn measure(function: &Function<'_>, around: &Around<'_>) -> Measure {
         direct: fixed(Form::Direct),
         slot: fixed(Form::Slot),
         island: fixed(Form::Island),
-        punned: pun.and_then(|pun| of(pun.written)),
+        punned: pun.and_then(|pun| of(pun.written, false)),
         relay: relay.and_then(|_| fixed(Form::Relay)),
         absolute: fixed(Form::Absolute),
     }
@@ -66,6 +72,17 @@ fn pun_at(function: &Function<'_>, around: &Around<'_>, pad: usize, site: u64) -
         return Err(Refusal::Undecodable { address: site, bytes });
     };
     Pun::new(site, first.len(), bytes)
+}
+
+/// Bytes of the NOP and INT3 instructions that `bytes` begin with.
+pub(crate) fn padding(bytes: &[u8]) -> usize {
+    let mut len = 0;
+    while let Some(next) = bytes.get(len..).and_then(|rest| decode::one(rest, 0))
+        && (next.mnemonic() == Mnemonic::Nop || next.code() == Code::Int3)
+    {
+        len += next.len();
+    }
+    len
 }
 
 /// Bytes of an `endbr64` at the entry: indirect calls must find it there.

@@ -2,6 +2,7 @@
 
 use super::jumps::{self, BRANCH};
 use crate::reach::{Origin, Reach};
+use crate::site::Overwritten;
 use crate::{Around, Refusal};
 
 /// Bytes of the jump at the site.
@@ -43,8 +44,9 @@ impl Relay {
         jumps::short(site, self.at)
     }
 
-    /// The jump in the padding.
-    pub(crate) fn jump(&self, island: u64) -> Result<Vec<u8>, Refusal> {
-        jumps::branch(self.at, island)
+    /// What is overwritten in the padding.
+    pub(crate) fn jump(&self, island: u64) -> Result<Overwritten, Refusal> {
+        let bytes = jumps::branch(self.at, island)?;
+        Ok(Overwritten { at: self.at, original: self.now.to_vec(), bytes, is_padding: true })
     }
 }

@@ -2,41 +2,87 @@
 //!
 //! An instruction that does not depend on its address is copied byte by byte. In one with an operand relative
 //! to rip only the displacement changes, at the place that the decoder names, so every prefix and immediate
-//! stays. Branches are encoded anew in their long form; the ones that have none are led around a jump.
+//! stays. Branches are encoded anew in their long form; the ones that have none are led around a jump. What refers to a
+//! place that is too far away for that is made of several instructions (`far`), and so is a call (`calls`).
 
-use iced_x86::{Code, Encoder, FlowControl, IcedError, Instruction};
+use iced_x86::{Code, FlowControl, Instruction, Register};
 
-use super::decode;
+use super::assembly::{Assembly, BACK, Copies, Distance};
+use super::{calls, decode, far};
 use crate::reach::{Need, Reach};
 use crate::{Displaced, PcMap, Refusal};
 
-/// The jump from the end of the trampoline to what follows the displaced instructions.
-pub(crate) const BACK: Reach = Reach::rel32(5);
-
-/// An instruction in its new place.
-struct Moved {
-    bytes: Vec<u8>,
-    /// What decoding the bytes must give.
-    wanted: Vec<Instruction>,
+/// What a trampoline of x86-64 depends on, apart from its instructions.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Kind {
+    /// The first byte of the function.
+    pub(crate) entry: u64,
+    /// Whether it may be anywhere.
+    pub(crate) far: bool,
+    pub(crate) end: End,
 }
 
-/// Bytes that an instruction takes up in a trampoline, and what must be in reach of it.
+/// What stands behind the last displaced instruction.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Nothing: it is not reached.
+    #[default]
+    Never,
+    /// A jump to so many bytes from the site.
+    Back(usize),
+    /// A breakpoint like the one there.
+    Trap,
+}
+
+/// Bytes that an instruction takes up in a trampoline at most, and what must be in reach of it.
 ///
 /// Tries out the relocation as well, so that what the encoder cannot keep is refused already here.
 pub(crate) fn requirements(
     instruction: &Instruction,
     bytes: &[u8],
+    copies: &Copies,
+    far: bool,
+    shadow_stack: bool,
 ) -> Result<(usize, Option<Need>), Refusal> {
-    let Some(to) = target(instruction) else { return Ok((bytes.len(), None)) };
+    let (here, nothing) = (instruction.ip(), Copies::default());
+    // A target that is in reach of everything.
     let mut near = *instruction;
     if decode::branch_target(instruction).is_some() {
-        near.set_near_branch64(instruction.ip());
+        near.set_near_branch64(here);
+    } else if instruction.memory_base() == Register::RIP {
+        near.set_memory_displacement64(here);
     }
-    let moved = relocate(&near, bytes, instruction.ip())?;
-    check(&moved, instruction.ip())?;
-    // The part that depends on the address is the last one.
-    let length = moved.wanted.last().map_or(0, Instruction::len) as u64;
-    Ok((moved.bytes.len(), Some(Need::OutOf { to, reach: Reach::rel32(length) })))
+    let distances: &[Distance] = if far { &[Distance::Near, Distance::Far] } else { &[Distance::Near] };
+    let (mut room, mut length) = (0, 0);
+    for &distance in distances {
+        let mut assembly = Assembly::new(&nothing, distance, here, here);
+        assembly.shadow_stack = shadow_stack;
+        relocate(&mut assembly, &near, bytes)?;
+        assembly.check()?;
+        room = assembly.room().max(room);
+        // The part that depends on the address is the last one.
+        length = assembly.wanted.last().map_or(0, Instruction::len) as u64;
+    }
+    let outside = |&to: &u64| {
+        let branch = decode::branch_target(instruction).is_some();
+        !(branch && copies.has(to, instruction.is_call_near()) || instruction.memory_base() == Register::EIP)
+    };
+    let to = decode::target(instruction).filter(|_| !far).filter(outside);
+    Ok((room, to.map(|to| Need::OutOf { to, reach: Reach::rel32(length) })))
+}
+
+/// Bytes of what stands behind the last one, and what must be in reach of that.
+pub(crate) fn end_requirements(site: u64, end: End, far: bool) -> (usize, Option<Need>) {
+    match end {
+        End::Never => (0, None),
+        End::Trap => (1, None),
+        // jmp [rip+constant]
+        End::Back(_) if far => (6 + 8, None),
+        End::Back(offset) => {
+            let to = site + offset as u64;
+            (BACK.length as usize, Some(Need::OutOf { to, reach: BACK }))
+        }
+    }
 }
 
 /// The trampoline at `address`, and which address in it stands for which.
@@ -45,168 +91,162 @@ pub(crate) fn trampoline(
     displaced: &Displaced,
     address: u64,
 ) -> Result<(Vec<u8>, PcMap), Refusal> {
-    let mut bytes = Vec::with_capacity(displaced.room);
-    let mut map = PcMap {
-        entries: Vec::with_capacity(displaced.instructions.len()),
-        beyond: Vec::new(),
-        site,
-        overwritten: displaced.overwritten as u64,
-        repeatable: displaced.repeatable,
-        inside_jump: None,
-    };
+    let Kind { entry, .. } = displaced.x86;
+    let overwritten = displaced.overwritten as u64;
+    let mut copies = Copies { entry, site, overwritten, places: Vec::new() };
+    let first = assemble(site, displaced, &copies, address, address)?;
+    let pool = address + first.0.bytes.len() as u64;
+    copies.places = first.1;
+    let (assembly, entries) = assemble(site, displaced, &copies, address, pool)?;
+    if entries != copies.places || pool != assembly.here() {
+        let text = "the trampoline".to_owned();
+        return Err(Refusal::SelfCheck { address, text, found: "another one".to_owned() });
+    }
+    assembly.check()?;
+    let Assembly { mut bytes, constants, beyond, .. } = assembly;
+    bytes.extend(constants.iter().flat_map(|constant| constant.to_le_bytes()));
+    let repeatable = displaced.repeatable;
+    Ok((bytes, PcMap { entries, beyond, site, overwritten, repeatable, inside_jump: None }))
+}
+
+/// Makes it with its constants at `pool`; gives the old and the new addresses as well.
+fn assemble<'a>(
+    site: u64,
+    displaced: &Displaced,
+    copies: &'a Copies,
+    address: u64,
+    pool: u64,
+) -> Result<(Assembly<'a>, Vec<(u64, u64)>), Refusal> {
+    let Kind { far, end, .. } = displaced.x86;
+    let distance = if far { Distance::AsNeeded } else { Distance::Near };
+    let mut assembly = Assembly::new(copies, distance, address, pool);
+    let mut entries = Vec::with_capacity(displaced.instructions.len());
     for part in &displaced.instructions {
         let old = site + part.offset as u64;
-        let new = address + bytes.len() as u64;
         let own = &displaced.bytes[part.offset..part.offset + part.len];
         let (instruction, _) = decode::one_with_displacement(own, old);
-        let moved = relocate(&instruction, own, new)?;
-        check(&moved, new)?;
-        map.entries.push((old, new));
-        if let [_, over, out] = moved.wanted[..] {
-            map.beyond.push((over.ip(), instruction.next_ip()));
-            map.beyond.push((out.ip(), instruction.near_branch_target()));
+        entries.push((old, assembly.here()));
+        relocate(&mut assembly, &instruction, own)?;
+    }
+    let here = assembly.here();
+    match end {
+        End::Never => {}
+        End::Back(offset) => {
+            let old = site + offset as u64;
+            assembly.beyond.push((here, old));
+            assembly.jump(&Instruction::default(), old, true)?;
         }
-        bytes.extend(moved.bytes);
+        End::Trap => {
+            assembly.beyond.push((here, site + displaced.span as u64));
+            assembly.put(&Instruction::with(Code::Int3))?;
+        }
     }
-    if displaced.falls_through {
-        let (old, new) = (site + displaced.span as u64, address + bytes.len() as u64);
-        let mut back = Assembly::at(new);
-        back.branch(Code::Jmp_rel32_64, old)?;
-        let moved = back.finish();
-        check(&moved, new)?;
-        map.beyond.push((new, old));
-        bytes.extend(moved.bytes);
-    }
-    Ok((bytes, map))
+    Ok((assembly, entries))
 }
 
-/// The absolute address that an instruction's meaning depends on.
-fn target(instruction: &Instruction) -> Option<u64> {
-    let memory = || instruction.is_ip_rel_memory_operand().then(|| instruction.ip_rel_memory_address());
-    decode::branch_target(instruction).or_else(memory)
+fn relocate(assembly: &mut Assembly<'_>, instruction: &Instruction, bytes: &[u8]) -> Result<(), Refusal> {
+    if instruction.is_call_near() {
+        return calls::direct(assembly, instruction);
+    }
+    if instruction.is_call_near_indirect() {
+        return calls::indirect(assembly, instruction, bytes);
+    }
+    if let Some(to) = decode::branch_target(instruction) {
+        return branch(assembly, instruction, to);
+    }
+    if !instruction.is_ip_rel_memory_operand() {
+        assembly.copy(instruction, bytes);
+        return Ok(());
+    }
+    let to = instruction.ip_rel_memory_address();
+    // An address of 32 bits comes around again: every distance can be had.
+    if instruction.memory_base() == Register::EIP || assembly.reaches(instruction, bytes.len() as u64, to)? {
+        with_displacement(assembly, instruction, bytes)
+    } else {
+        far::operand(assembly, instruction)
+    }
 }
 
-fn relocate(instruction: &Instruction, bytes: &[u8], to: u64) -> Result<Moved, Refusal> {
-    if decode::branch_target(instruction).is_none() {
-        return if instruction.is_ip_rel_memory_operand() {
-            relocate_memory(instruction, bytes, to)
-        } else {
-            Ok(Moved { bytes: bytes.to_vec(), wanted: vec![at(instruction, to, bytes.len())] })
-        };
-    }
-    let mut assembly = Assembly::at(to);
+fn branch(assembly: &mut Assembly<'_>, instruction: &Instruction, to: u64) -> Result<(), Refusal> {
+    let copy = assembly.copy_of(to, false);
     match instruction.flow_control() {
-        FlowControl::ConditionalBranch if !(instruction.is_jcc_short_or_near()) => {
-            assembly.around(instruction)?
-        }
-        FlowControl::ConditionalBranch | FlowControl::UnconditionalBranch => {
+        FlowControl::UnconditionalBranch => assembly.jump(instruction, to, false),
+        FlowControl::ConditionalBranch if instruction.is_jcc_short_or_near() => {
             let mut long = *instruction;
             long.as_near_branch();
-            assembly.push(long)?;
+            long_or_around(assembly, &long, to, copy)
         }
+        FlowControl::ConditionalBranch => around(assembly, instruction, to),
+        _ if instruction.code() == Code::Xbegin_rel32 => long_or_around(assembly, instruction, to, copy),
         _ => {
             let (address, text) = (instruction.ip(), decode::text(instruction));
-            return Err(Refusal::Unmovable {
-                address,
-                text,
-                reason: "no way to move such a branch is known",
-            });
+            let reason = "no way to move such a branch is known";
+            Err(Refusal::Unmovable { address, text, reason })
         }
     }
-    Ok(assembly.finish())
 }
 
-fn relocate_memory(instruction: &Instruction, bytes: &[u8], to: u64) -> Result<Moved, Refusal> {
-    let text = || decode::text(instruction);
-    let reach = Reach::rel32(bytes.len() as u64);
-    let distance = reach.distance(text, to, instruction.ip_rel_memory_address())?;
+/// One that has a distance of 32 bits already.
+fn long_or_around(
+    assembly: &mut Assembly<'_>,
+    long: &Instruction,
+    to: u64,
+    copy: Option<u64>,
+) -> Result<(), Refusal> {
+    let length = length_of(assembly, long)?;
+    if copy.is_some() || assembly.reaches(long, length, to)? {
+        let mut long = *long;
+        long.set_near_branch64(copy.unwrap_or(to));
+        return assembly.put(&long);
+    }
+    around(assembly, long, to)
+}
+
+/// Loops and `jrcxz` have no long form and no inverse, and must leave flags and registers alone:
+/// they go over a jump to where they would not, and to a jump to where they would. So does everything that is to go
+/// farther than 32 bits.
+fn around(assembly: &mut Assembly<'_>, instruction: &Instruction, to: u64) -> Result<(), Refusal> {
+    const SHORT: u64 = 2;
+    let (mut short, start) = (*instruction, assembly.here());
+    short.as_short_branch();
+    let length = length_of(assembly, &short)?;
+    short.set_near_branch64(start + length + SHORT);
+    let out = assembly.jump_length(to, false, length + SHORT)?;
+    assembly.put(&short)?;
+    assembly.beyond.push((assembly.here(), instruction.next_ip()));
+    assembly.make(Instruction::with_branch(Code::Jmp_rel8_64, start + length + SHORT + out))?;
+    assembly.beyond.push((assembly.here(), to));
+    assembly.jump(&Instruction::default(), to, false)
+}
+
+/// The length does not depend on the target, but the encoder needs one in reach to tell it.
+fn length_of(assembly: &Assembly<'_>, branch: &Instruction) -> Result<u64, Refusal> {
+    let (nothing, here) = (Copies::default(), assembly.here());
+    let mut near = *branch;
+    near.set_near_branch64(here);
+    let mut alone = Assembly::new(&nothing, Distance::Near, here, here);
+    alone.put(&near)?;
+    Ok(alone.bytes.len() as u64)
+}
+
+/// The same bytes with another displacement.
+pub(crate) fn with_displacement(
+    assembly: &mut Assembly<'_>,
+    instruction: &Instruction,
+    bytes: &[u8],
+) -> Result<(), Refusal> {
     let (_, displacement) = decode::one_with_displacement(bytes, instruction.ip());
-    let mut bytes = bytes.to_vec();
-    let field = displacement.and_then(|at| bytes.get_mut(at..at + 4));
-    let (Some(field), Ok(distance)) = (field, i32::try_from(distance)) else {
+    let mut moved = bytes.to_vec();
+    let field = displacement.and_then(|at| moved.get_mut(at..at + 4));
+    let Some(field) = field else {
+        let (address, text) = (instruction.ip(), decode::text(instruction));
         let reason = "its displacement was not found";
-        return Err(Refusal::Unmovable { address: instruction.ip(), text: text(), reason });
+        return Err(Refusal::Unmovable { address, text, reason });
     };
+    // It was looked at before whether that fits; decoding again shows it if not.
+    let next = assembly.here().wrapping_add(bytes.len() as u64);
+    let distance = instruction.ip_rel_memory_address().wrapping_sub(next) as u32;
     field.copy_from_slice(&distance.to_le_bytes());
-    let wanted = at(instruction, to, bytes.len());
-    Ok(Moved { bytes, wanted: vec![wanted] })
-}
-
-/// The same instruction with another address and length.
-fn at(instruction: &Instruction, address: u64, len: usize) -> Instruction {
-    let mut moved = *instruction;
-    moved.set_len(len);
-    moved.set_ip(address);
-    moved
-}
-
-/// Decodes what was made, and compares.
-fn check(moved: &Moved, address: u64) -> Result<(), Refusal> {
-    let mut offset = 0;
-    for wanted in &moved.wanted {
-        let found = moved.bytes.get(offset..).and_then(|b| decode::one(b, address + offset as u64));
-        if found != Some(*wanted) || found.map(|f| f.len()) != Some(wanted.len()) {
-            let found = found.map_or_else(|| "nothing".to_owned(), |f| decode::text(&f));
-            return Err(Refusal::SelfCheck { address: wanted.ip(), text: decode::text(wanted), found });
-        }
-        offset += wanted.len();
-    }
+    assembly.copy(instruction, &moved);
     Ok(())
-}
-
-/// Instructions one after the other.
-struct Assembly {
-    encoder: Encoder,
-    address: u64,
-    wanted: Vec<Instruction>,
-}
-
-impl Assembly {
-    fn at(address: u64) -> Self {
-        Self { encoder: Encoder::new(64), address, wanted: Vec::new() }
-    }
-
-    fn finish(mut self) -> Moved {
-        Moved { bytes: self.encoder.take_buffer(), wanted: self.wanted }
-    }
-
-    /// Loops and `jrcxz` have no long form and no inverse, and must leave flags and registers alone:
-    /// they go over a jump to where they would not, and to a jump to where they would.
-    fn around(&mut self, instruction: &Instruction) -> Result<(), Refusal> {
-        const SHORT: u64 = 2;
-        let mut short = *instruction;
-        let start = self.address;
-        short.set_near_branch64(start);
-        let length = Encoder::new(64).encode(&short, start).map_err(|e| unencodable(&short, &e))? as u64;
-        short.set_near_branch64(start + length + SHORT);
-        self.push(short)?;
-        self.branch(Code::Jmp_rel8_64, start + length + SHORT + BACK.length)?;
-        self.branch(Code::Jmp_rel32_64, instruction.near_branch_target())
-    }
-
-    fn branch(&mut self, code: Code, to: u64) -> Result<(), Refusal> {
-        let branch = Instruction::with_branch(code, to);
-        self.push(branch.map_err(|e| unencodable(&Instruction::default(), &e))?)
-    }
-
-    fn push(&mut self, instruction: Instruction) -> Result<(), Refusal> {
-        let mut near = instruction;
-        // The length does not depend on the target, but the encoder needs one in reach to tell it.
-        near.set_near_branch64(self.address);
-        let length = Encoder::new(64).encode(&near, self.address).map_err(|e| unencodable(&near, &e))?;
-        let reach = Reach::rel32(length as u64);
-        reach.distance(|| decode::text(&instruction), self.address, instruction.near_branch_target())?;
-        self.encoder.encode(&instruction, self.address).map_err(|e| unencodable(&instruction, &e))?;
-        self.wanted.push(at(&instruction, self.address, length));
-        self.address += length as u64;
-        Ok(())
-    }
-}
-
-fn unencodable(instruction: &Instruction, error: &IcedError) -> Refusal {
-    Refusal::SelfCheck {
-        address: instruction.ip(),
-        text: decode::text(instruction),
-        found: error.to_string(),
-    }
 }
