@@ -14,7 +14,7 @@ use crate::gaps;
 
 /// Bytes behind a function that are told, if no more of them are padding.
 const BEHIND: usize = 16;
-/// How far from a function padding is of any use: a jump of two bytes, and the longest landing pad before it.
+/// How far from a function padding is of any use: for a jump of two bytes, also one at the end of it.
 const NEAR: u64 = 160;
 
 /// A function symbol. Addresses are those in the file.
@@ -142,7 +142,7 @@ impl Module {
         let from = self
             .paddings
             .partition_point(|&(start, length)| start + length as u64 <= symbol.address.saturating_sub(NEAR));
-        let near = self.paddings.iter().skip(from).take_while(|&&(start, _)| start <= symbol.address + NEAR);
+        let near = self.paddings.iter().skip(from).take_while(|&&(start, _)| start <= end + NEAR);
         let with_bytes = |&(start, length): &(u64, usize)| {
             let bytes = self.section(start)?.from(&self.file, start)?.get(..length)?;
             Some((self.base + start, bytes))

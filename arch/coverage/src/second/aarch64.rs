@@ -56,9 +56,9 @@ impl At {
     }
 
     fn does(&self) -> Result<Does, String> {
-        // `blr`, and its authenticated forms without a modifier of their own.
-        if self.word & 0xffff_fc1f == 0xd63f_0000 {
-            return Ok(Does::CallThrough(self.word & !0x0020_0000));
+        // `blr`, `blraa` and so on differ from `br`, `braa` and so on by this bit.
+        if self.name().starts_with("blr") {
+            return Ok(Does::CallThrough(self.word & !(1 << 21)));
         }
         let Some(relative) = relative(self.word, self.address) else { return Ok(Does::Other) };
         let to = relative.target;
@@ -188,11 +188,16 @@ fn moved(site: &Site<'_>, old: &At, copy: u64) -> Result<(), String> {
             reaches(first, to, site.place_of_callee(to)?)
         }
         Does::CallThrough(branch) => {
-            // The register must not be the one that was just set.
-            expect(branch >> 5 & 31 != 30, || "it goes through x30".into())?;
-            returns_to(site, old, &new)?;
-            let word = decode(new.next())?.word;
-            expect(word == branch, || format!("{word:#010x} follows, not {branch:#010x}"))
+            // x30 is set before the jump: if that needs its old value, another register has it.
+            let (kept, set) = match new.word {
+                0xaa1e_03f0 => (16, decode(new.next())?),
+                0xaa1e_03f1 => (17, decode(new.next())?),
+                _ => (30, new),
+            };
+            returns_to(site, old, &set)?;
+            let jump = decode(set.next())?;
+            let wanted = with_register(branch, kept)?;
+            expect(jump.word == wanted, || format!("{} follows, not {wanted:#010x}", jump.text()))
         }
         Does::Set(into, to) => {
             expect(new.set(site) == Some((into, to)), || format!("it became {}", new.text()))?;
@@ -207,6 +212,21 @@ fn moved(site: &Site<'_>, old: &At, copy: u64) -> Result<(), String> {
             if old.ends() { Ok(()) } else { goes_on(new.next()) }
         }
     }
+}
+
+/// The jump with another register in place of x30; none of its registers may be the new one before.
+fn with_register(jump: u32, kept: u32) -> Result<u32, String> {
+    let has_modifier = jump >> 24 & 1 == 1;
+    let fields = [Some(5), has_modifier.then_some(0)].into_iter().flatten();
+    let uses = |register: u32| fields.clone().any(|shift| jump >> shift & 31 == register);
+    if !uses(30) {
+        return Ok(jump);
+    }
+    expect(kept != 30 && !uses(kept), || format!("the value of x30 in {jump:#010x} is lost"))?;
+    let replace = |word: u32, shift: u32| {
+        if word >> shift & 31 == 30 { word & !(31 << shift) | kept << shift } else { word }
+    };
+    Ok(fields.clone().fold(jump, replace))
 }
 
 /// x30 is set to what the call would have set it to.
@@ -236,15 +256,19 @@ fn mixes_in_pc(word: &At) -> bool {
         || matches!(name, "retaasppc" | "retabsppc")
 }
 
-/// Nothing that stays comes to the overwritten words, or refers to them.
+/// Nothing that stays comes to the displaced words, or refers to those that are overwritten.
 fn body(site: &Site<'_>) -> Result<(), String> {
     let words = site.own().chunks_exact(4).zip((0..).map(|index| site.plan.site + index * WORD));
-    for (bytes, address) in words.skip(site.plan.entry.len() / 4) {
+    let has_loop = site.plan.pc_map.entries().len() * 4 > site.plan.entry.len();
+    for (bytes, address) in words {
         let at = At::decode(bytes, address)?;
         let shown = || format!("{} at {address:#x}", at.text());
-        let is_copied = site.copy(address).is_some();
-        let (to, is_call) = match at.does()? {
-            Does::Jump(to) | Does::Branch(_, to) if !is_copied => (to, false),
+        let does = at.does()?;
+        let comes_back = matches!(does, Does::Call(_) | Does::CallThrough(_))
+            || does == Does::Other && at.ends() && at.name().starts_with("br");
+        expect(!(has_loop && comes_back), || format!("{} may come back into the loop", shown()))?;
+        let (to, is_call) = match does {
+            Does::Jump(to) | Does::Branch(_, to) if site.copy(address).is_none() => (to, false),
             Does::Call(to) => (to, true),
             // A page is no byte.
             Does::Set(_, to) if at.name() == "adr" && to != site.function.address => {
@@ -259,8 +283,11 @@ fn body(site: &Site<'_>) -> Result<(), String> {
             }
             _ => continue,
         };
-        expect(!site.is_inside(to), || format!("{} goes into the entry jump", shown()))?;
-        expect(is_call || !site.is_entry(to), || format!("{} goes back to the entry", shown()))?;
+        if is_call && site.is_entry(to) || is_call && site.copy(address).is_some() {
+            continue;
+        }
+        let is_gone = site.is_entry(to) || site.is_inside(to) || site.copy(to).is_some();
+        expect(!is_gone, || format!("{} goes to what is displaced", shown()))?;
     }
     Ok(())
 }

@@ -54,7 +54,7 @@ pub fn verify(
     replacement: u64,
 ) -> Result<(), Doubt> {
     let site = Site { function, around, plan, places, replacement };
-    let checked = site.original().and_then(|()| match set {
+    let checked = site.original().and_then(|()| Ok(site.others()?)).and_then(|()| match set {
         InstructionSet::X86_64 => x86_64::verify(&site),
         _ => aarch64::verify(&site),
     });
@@ -156,6 +156,35 @@ impl Site<'_> {
         if self.is_entry(to) { Ok(to) } else { self.place_of(to) }
     }
 
+    /// What else of the function or near it is overwritten: the bytes that were there must be in it, or in padding.
+    fn others(&self) -> Result<(), String> {
+        let Self { function, around, plan, .. } = self;
+        for (index, other) in plan.others.iter().enumerate() {
+            let end = other.at.wrapping_add(other.bytes.len() as u64);
+            let own = [(function.address, function.bytes)];
+            let places = if other.is_padding { around.paddings } else { &own };
+            let is_there = places.iter().any(|&(start, bytes)| {
+                let offset = other.at.checked_sub(start).and_then(|offset| usize::try_from(offset).ok());
+                let there = offset.and_then(|offset| bytes.get(offset..)?.get(..other.bytes.len()));
+                there == Some(&other.original)
+            });
+            expect(is_there, || format!("{:02x?} are not the bytes at {:#x}", other.original, other.at))?;
+            let earlier = plan.others.iter().take(index).map(|other| (other.at, other.bytes.len() as u64));
+            let overlaps = |(at, length)| at < end && other.at < at + length;
+            let apart = !earlier.chain([(plan.site, plan.entry.len() as u64)]).any(overlaps);
+            expect(apart, || format!("what is overwritten at {:#x} overlaps something else", other.at))?;
+        }
+        Ok(())
+    }
+
+    /// The new bytes at an address that is overwritten apart from the entry jump.
+    fn other(&self, at: u64, is_padding: bool) -> Option<&[u8]> {
+        let mut others = self.plan.others.iter();
+        others
+            .find(|other| other.at == at && other.is_padding == is_padding)
+            .map(|other| other.bytes.as_slice())
+    }
+
     /// Bytes of the trampoline from an address on.
     fn trampoline(&self, address: u64) -> Option<&[u8]> {
         let offset = usize::try_from(address.checked_sub(self.places.trampoline)?).ok()?;
@@ -171,17 +200,20 @@ impl Site<'_> {
     /// Whether control that comes to `from` gets to `to` by nothing but jumps within the trampoline; `jump` says where the
     /// one at an address goes. An instruction that begins a copy is no such jump.
     fn reaches(&self, from: u64, to: u64, jump: impl Fn(u64) -> Option<u64>) -> Result<(), String> {
+        let end = self.settles(from, |address| jump(address).filter(|_| address != to));
+        expect(end == to, || format!("from {from:#x} it goes to {end:#x}, not to {to:#x}"))
+    }
+
+    /// Where control that comes to `from` gets to by such jumps.
+    fn settles(&self, from: u64, jump: impl Fn(u64) -> Option<u64>) -> u64 {
         let mut at = from;
         for _ in 0..4 {
-            if at == to {
-                return Ok(());
-            }
             match jump(at).filter(|_| !self.is_copy(at)) {
                 Some(next) => at = next,
                 None => break,
             }
         }
-        Err(format!("from {from:#x} it goes to {at:#x}, not to {to:#x}"))
+        at
     }
 }
 
