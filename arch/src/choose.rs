@@ -59,7 +59,8 @@ fn usable(
     }
     let displaced = measure.usable(form).map_err(|refusal| Some(refusal.clone()))?;
     let site = measure.site();
-    let inside = site..site + displaced.overwritten as u64;
+    // All that is displaced, where that is a loop.
+    let inside = site..site + displaced.overwritten.max(displaced.span) as u64;
     match entrances.iter().find(|address| inside.contains(address)) {
         Some(&address) => Err(Some(Refusal::EnteredAt { site, address })),
         None => Ok(()),

@@ -39,6 +39,7 @@ mod choose;
 mod reach;
 mod refusal;
 mod site;
+mod trace;
 mod x86_64;
 
 pub use choose::{Choice, choose};
@@ -48,3 +49,4 @@ pub use site::{
     Places, SitePlan, encode, island_room, island_window, measure, measure_in, padding, slot_room,
     wants_padding,
 };
+pub use trace::{Trace, trace};

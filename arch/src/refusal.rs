@@ -74,7 +74,7 @@ pub enum Refusal {
 
     #[error(
         "`{text}` at {address:#x} ends the code after {covered} of the {needed} bytes that would be overwritten; what \
-         follows is no instruction and may be data"
+         follows is reached by nothing that is known, and may be data"
     )]
     EndsEarly { address: u64, text: String, covered: usize, needed: usize },
 

@@ -210,11 +210,14 @@ impl Measure {
 
     /// Whether one such store takes the entry jump of the form away again. Nobody is inside of a jump.
     pub fn reverts_at_once(&self, form: Form) -> bool {
-        let length = self.usable(form).map_or(0, |displaced| displaced.overwritten as u64);
-        let Entry { set, site, .. } = self.entry;
-        let one_word = length > 0 && site / 8 == (site + length - 1) / 8;
-        // What aarch64 allows to be changed while it runs depends on the instructions (Arm ARM, B2.2.5).
-        set == InstructionSet::X86_64 && one_word && self.overwrites_too(form).is_empty()
+        let Ok(displaced) = self.usable(form) else { return false };
+        let Entry { set, site, pad, .. } = self.entry;
+        let last = site + displaced.overwritten as u64 - 1;
+        match set {
+            InstructionSet::X86_64 => site / 8 == last / 8 && self.overwrites_too(form).is_empty(),
+            // What may be changed while it runs depends on the instructions.
+            InstructionSet::Aarch64 => !pad && aarch64::may_become_branch(&displaced.bytes),
+        }
     }
 
     /// How many bytes from the site on must stay what they are while a site of the form is on: more than are
@@ -366,7 +369,7 @@ impl PcMap {
 
     /// The place in the function that matches an instruction at `pc` in the trampoline. The jump back has one, too, and
     /// so have the parts of one that had to be written as several, as far as the function is ever in such a state. It is
-    /// not between the parts of a call through a pointer, or while a register is on the stack for the address of
+    /// not between the parts of a call through a pointer or the link register, or while a register is on the stack for the address of
     /// something far away.
     pub fn back(&self, pc: u64) -> Option<u64> {
         let entry = self.entries.iter().find(|(_, new)| *new == pc).map(|&(old, _)| old);
@@ -375,7 +378,7 @@ impl PcMap {
 
     /// Whether a thread at `pc` must not go on when the entry jump is written or taken away: `pc` is strictly
     /// inside the overwritten bytes, or at the first of them when the instruction there may be half done (a
-    /// repeated string instruction, a gather or scatter, a tile load).
+    /// repeated string instruction, a gather or scatter, a tile load), or in a loop that was displaced as a whole.
     pub fn inside(&self, pc: u64) -> bool {
         let offset = pc.wrapping_sub(self.site);
         offset < self.overwritten && (offset > 0 || self.repeatable)
@@ -419,7 +422,7 @@ pub fn measure(set: InstructionSet, function: &Function<'_>) -> Measure {
 pub fn measure_in(set: InstructionSet, function: &Function<'_>, around: &Around<'_>) -> Measure {
     match set {
         InstructionSet::X86_64 => x86_64::measure(function, around),
-        InstructionSet::Aarch64 => aarch64::measure(function),
+        InstructionSet::Aarch64 => aarch64::measure(function, around),
     }
 }
 

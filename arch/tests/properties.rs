@@ -124,6 +124,10 @@ fn plan_all(set: InstructionSet, function: &Function<'_>, places: &Places, to: u
             }
         }
         check(function, &measure, form, places, to);
+        // Anything may be wrong with the places, but nothing with the room.
+        let far = encode(&measure, Form::Absolute, places, to);
+        let fits = |len: usize| len <= measure.trampoline_room(Form::Absolute);
+        assert!(far.is_err() || far.is_ok_and(|plan| fits(plan.trampoline.len())));
         // In the middle and at the ends of the window everything that is near can be encoded.
         if let Some(window) = measure.window(form, 0x1000) {
             let middle = window.start() + (window.end() - window.start()) / 2;

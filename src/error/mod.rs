@@ -127,7 +127,40 @@ pub enum Error {
         /// Its file.
         path: PathBuf,
     },
-    /// The bytes at the target's entry are not what they should be: a breakpoint, another hook.
+    /// Somebody has set a breakpoint in the target.
+    #[error(
+        "target {target} has a breakpoint at {address:#x}: expected {}, found {}; remove it (debugger, uprobe) and try again",
+        hex(expected),
+        hex(found)
+    )]
+    Breakpoint {
+        /// The target.
+        target: String,
+        /// Where it is.
+        address: u64,
+        /// What the file or midflight put there.
+        expected: Vec<u8>,
+        /// What is there.
+        found: Vec<u8>,
+    },
+    /// Somebody else has put a jump at the entry of the target: another library that replaces functions, or another
+    /// copy of this one.
+    #[error(
+        "target {target} has somebody else's jump at {address:#x}: expected {}, found {}; let who put it there take it away",
+        hex(expected),
+        hex(found)
+    )]
+    OtherHook {
+        /// The target.
+        target: String,
+        /// Where it is.
+        address: u64,
+        /// What the file or midflight put there.
+        expected: Vec<u8>,
+        /// What is there.
+        found: Vec<u8>,
+    },
+    /// The bytes of the target are not what they should be, for no reason that can be told.
     #[error(
         "target {target} at {address:#x} has been changed by somebody else: expected {}, found {}",
         hex(expected),

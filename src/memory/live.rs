@@ -1,4 +1,4 @@
-//! Changing code while threads run in it: one aligned store of eight bytes, on a page that stays executable.
+//! Changing code while threads run in it: one aligned store of four or eight bytes, on a page that stays executable.
 //!
 //! The page is writable and executable from before the store to after it. Where a policy forbids that nothing is
 //! changed, and the caller may hold the threads instead.
@@ -7,21 +7,60 @@ use super::coherence;
 use super::script::Script;
 use super::writer::{CodeChange, PointerChange, WriteFailure};
 use crate::sys::{self, Errno};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
 
 const RX: i32 = libc::PROT_READ | libc::PROT_EXEC;
 const RWX: i32 = RX | libc::PROT_WRITE;
-const WORD: usize = 8;
+
+/// The aligned word that a change lies in: the smaller one that will do. On aarch64 that is one instruction, so that
+/// its neighbour is not written.
+#[derive(Debug, Clone, Copy)]
+enum Word {
+    Four { old: u32, new: u32 },
+    Eight { old: u64, new: u64 },
+}
 
 /// Makes a change that lies in one aligned word, after the pointers that it leads to.
 ///
 /// The caller knows that every thread may meet the bytes before and the bytes after at any moment: see
-/// `SitePlan::changes_at_once` of `arch`.
+/// `Measure::changes_at_once` of `arch`.
 pub(crate) fn write_running(change: &CodeChange, pointers: &[PointerChange]) -> Result<(), WriteFailure> {
-    let start = change.address / WORD as u64 * WORD as u64;
-    let mut old = [0; WORD];
+    let (start, word) = word_of(change)?;
+    for pointer in pointers {
+        // SAFETY: a slot of the registry, which lives for ever.
+        super::publish(unsafe { AtomicU64::from_ptr(pointer.cell as *mut u64) }, pointer.value);
+    }
+    exchange(start, word)?;
+    let mut check = Script::default();
+    check.compare(change.address, change.new.as_ptr() as u64, change.new.len() as u64);
+    if coherence::has_barrier() {
+        check.barrier();
+    }
+    let Err((step, errno)) = run(check) else { return Ok(()) };
+    exchange(start, word.reversed())?;
+    Err(match step {
+        0 => WriteFailure::NotWritten(0),
+        _ => WriteFailure::Kernel("synchronise the cores (membarrier)", errno),
+    })
+}
+
+/// Address and content of the word, as it is and as it is to be.
+fn word_of(change: &CodeChange) -> Result<(u64, Word), WriteFailure> {
+    let (from, to) = (change.address, change.address + change.new.len() as u64);
+    if from / 4 == (to - 1) / 4 {
+        let (start, old, new) = splice::<4>(change)?;
+        return Ok((start, Word::Four { old: u32::from_ne_bytes(old), new: u32::from_ne_bytes(new) }));
+    }
+    let (start, old, new) = splice::<8>(change)?;
+    Ok((start, Word::Eight { old: u64::from_ne_bytes(old), new: u64::from_ne_bytes(new) }))
+}
+
+/// The aligned word of `N` bytes around the change: its address, its content now, and then.
+fn splice<const N: usize>(change: &CodeChange) -> Result<(u64, [u8; N], [u8; N]), WriteFailure> {
+    let start = change.address / N as u64 * N as u64;
+    let mut old = [0; N];
     match sys::read_memory(start, &mut old) {
-        Ok(WORD) => {}
+        Ok(count) if count == N => {}
         Ok(_) => return Err(WriteFailure::Kernel("read the target", Errno(libc::EFAULT))),
         Err(errno) => return Err(WriteFailure::Kernel("read the target", errno)),
     }
@@ -29,51 +68,57 @@ pub(crate) fn write_running(change: &CodeChange, pointers: &[PointerChange]) -> 
     let from = (change.address - start) as usize;
     let place = new.get_mut(from..from + change.new.len()).filter(|place| **place == *change.old);
     place.ok_or(WriteFailure::Modified(0))?.copy_from_slice(&change.new);
-
-    for pointer in pointers {
-        // SAFETY: a slot of the registry, which lives for ever.
-        super::publish(unsafe { AtomicU64::from_ptr(pointer.cell as *mut u64) }, pointer.value);
-    }
-    store(start, &old, &new)
+    Ok((start, old, new))
 }
 
-/// Puts `new` in the place of `old`, or leaves `old` there.
-fn store(start: u64, old: &[u8; WORD], new: &[u8; WORD]) -> Result<(), WriteFailure> {
-    exchange(start, old, new)?;
-    let mut check = Script::default();
-    check.compare(start, new.as_ptr() as u64, WORD as u64);
-    if coherence::has_barrier() {
-        check.barrier();
+impl Word {
+    fn reversed(self) -> Self {
+        match self {
+            Self::Four { old, new } => Self::Four { old: new, new: old },
+            Self::Eight { old, new } => Self::Eight { old: new, new: old },
+        }
     }
-    let Err((step, errno)) = run(check) else { return Ok(()) };
-    exchange(start, new, old)?;
-    Err(match step {
-        0 => WriteFailure::NotWritten(0),
-        _ => WriteFailure::Kernel("synchronise the cores (membarrier)", errno),
-    })
+
+    /// Puts the new content in the place of the old, if that is what is there.
+    ///
+    /// # Safety
+    /// `start` is the aligned address of the word, which can be written and read.
+    unsafe fn exchange_at(self, start: u64) -> bool {
+        match self {
+            Self::Four { old, new } => {
+                // SAFETY: the caller's promise.
+                let word = unsafe { AtomicU32::from_ptr(start as *mut u32) };
+                word.compare_exchange(old, new, SeqCst, SeqCst).is_ok()
+            }
+            Self::Eight { old, new } => {
+                // SAFETY: the caller's promise.
+                let word = unsafe { AtomicU64::from_ptr(start as *mut u64) };
+                word.compare_exchange(old, new, SeqCst, SeqCst).is_ok()
+            }
+        }
+    }
 }
 
-fn exchange(start: u64, old: &[u8; WORD], new: &[u8; WORD]) -> Result<(), WriteFailure> {
+fn exchange(start: u64, word: Word) -> Result<(), WriteFailure> {
     let size = sys::page_size();
     let page = start / size * size;
-    let [mut open, mut change, mut close] = <[Script; 3]>::default();
+    let [mut open, mut close] = <[Script; 2]>::default();
     open.protect(page, size, RWX);
-    change.compare(start, old.as_ptr() as u64, WORD as u64);
-    change.store(start, u64::from_ne_bytes(*new));
     close.protect_or_die(page, size, RX);
-    close.cohere(start, WORD as u64);
+    close.cohere(start, 8);
 
     let refused = |(_, errno)| WriteFailure::Kernel("make code writable while threads run in it", errno);
     run(open).map_err(refused)?;
-    let changed = run(change);
+    // SAFETY: aligned by `splice`, and writable now.
+    let changed = unsafe { word.exchange_at(start) };
     // Cannot fail.
     let _ = run(close);
-    changed.map_err(|_| WriteFailure::Modified(0))
+    if changed { Ok(()) } else { Err(WriteFailure::Modified(0)) }
 }
 
 fn run(mut script: Script) -> Result<(), (usize, Errno)> {
     script.finish();
-    // SAFETY: the word is the target's, on a page that stays executable, and is stored at once.
+    // SAFETY: changes the protection of the target's page, which stays executable, and reads.
     unsafe { script.run_from(0) }
 }
 
@@ -104,6 +149,16 @@ mod tests {
         let change = CodeChange { address: start + 2, old, new, guarded: false };
         assert_eq!(write_running(&change, &[]), Ok(()));
         assert_eq!(now(start), [1, 2, 0x33, 0x44, 5, 6, 7, 8]);
+        let (old, new) = (vec![4, 5, 6], vec![0x44, 5, 0x66]);
+        let over = CodeChange { address: start + 3, old: vec![0x44, 5], new: vec![7, 8], guarded: false };
+        assert_eq!(
+            write_running(&CodeChange { address: start + 3, old, new, guarded: false }, &[]),
+            Err(WriteFailure::Modified(0))
+        );
+        assert_eq!(write_running(&over, &[]), Ok(()));
+        assert_eq!(now(start), [1, 2, 0x33, 7, 8, 6, 7, 8]);
+        let back = CodeChange { old: vec![7, 8], new: vec![0x44, 5], ..over };
+        assert_eq!(write_running(&back, &[]), Ok(()));
         // The old bytes are not there any more.
         assert_eq!(write_running(&change, &[]), Err(WriteFailure::Modified(0)));
         assert_eq!(now(start), [1, 2, 0x33, 0x44, 5, 6, 7, 8]);

@@ -161,6 +161,12 @@ impl ModuleImage {
         unwind.last_before(&self.image, file, address)
     }
 
+    /// How many bytes the function at `value` has, as the unwind table says.
+    pub(super) fn unwound_size(&self, file: &ModuleFile, value: u64) -> Option<u64> {
+        let range = self.last_unwound(file, self.unwind(file)?, value).ok()??;
+        (range.start == value).then_some(range.end - range.start)
+    }
+
     /// Where the file's bytes of the executable segment of `address` end; 0 if there is none.
     pub(super) fn end_of_code(&self, address: u64) -> u64 {
         let loads = self.image.loads().iter();

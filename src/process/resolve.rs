@@ -198,19 +198,24 @@ impl Resolver {
         if !image.is_executable(function.value) {
             return Err(not_a_function("its segment is not executable"));
         }
-        if function.size == 0 {
+        // In assembly sizes are often left out; who writes unwind information says it there.
+        let size = match function.size {
+            0 => image.unwound_size(&open.file, function.value),
+            size => Some(size),
+        };
+        let Some(size) = size.filter(|size| *size > 0) else {
             return Err(Error::UnknownSize { target: name.to_owned(), address });
-        }
+        };
         let other_names = copies::other_names(image, function);
         if !other_names.is_empty() && !self.policy.folded_code {
             return Err(Error::FoldedCode { target: name.to_owned(), address, names: other_names });
         }
         let bytes = image
-            .bytes_at(&open.file, function.value, function.size)
+            .bytes_at(&open.file, function.value, size)
             .map_err(|fault| Error::BadModule { path: module.path.clone(), reason: fault.to_string() })?;
         let hold = Arc::new(module.hold(name)?);
         let symbol = String::from_utf8_lossy(function.name()).into_owned();
-        let own = function.value..function.value.saturating_add(function.size);
+        let own = function.value..function.value.saturating_add(size);
         let is_wanted = (self.wants_surroundings)(&bytes);
         let labels = image.labels(if is_wanted { around::window(&own) } else { own.clone() });
         let surroundings = if is_wanted {

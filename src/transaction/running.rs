@@ -1,7 +1,9 @@
 //! What stands in memory now, against what should.
 
+use super::HOST;
 use super::prepare::kernel;
 use super::registry::Registry;
+use crate::arch::{self, Trace};
 use crate::error::Error;
 use crate::process::{MemoryMap, Target};
 use crate::sys::{self, Errno};
@@ -76,14 +78,20 @@ fn compare(target: &Target, found: &[u8], registry: &Registry) -> Result<(), Err
     if expected == found {
         return Ok(());
     }
+    Err(modified(target, address, &expected, found))
+}
+
+/// The error for bytes from `start` on that are not the expected ones.
+pub(super) fn modified(target: &Target, start: u64, expected: &[u8], found: &[u8]) -> Error {
     let first = expected.iter().zip(found).take_while(|(a, b)| a == b).count();
-    let excerpt = |bytes: &[u8]| bytes.iter().skip(first).take(16).copied().collect();
-    Err(Error::EntryModified {
-        target: target.name.clone(),
-        address: address + first as u64,
-        expected: excerpt(&expected),
-        found: excerpt(found),
-    })
+    let excerpt = |bytes: &[u8]| -> Vec<u8> { bytes.iter().skip(first).take(16).copied().collect() };
+    let (target, address) = (target.name.clone(), start + first as u64);
+    let (expected, found) = (excerpt(expected), excerpt(found));
+    match arch::trace(HOST, &found) {
+        Trace::Breakpoint => Error::Breakpoint { target, address, expected, found },
+        Trace::Jump => Error::OtherHook { target, address, expected, found },
+        _ => Error::EntryModified { target, address, expected, found },
+    }
 }
 
 fn check_pages(target: &Target, map: &MemoryMap) -> Result<(), Error> {

@@ -1,8 +1,8 @@
 //! Which form each new site gets: the best that fits between other sites and for which there is memory.
 
-use super::HOST;
 use super::prepare::kernel;
 use super::registry::Registry;
+use super::{HOST, running};
 use crate::arch::{self, Around, Form, Function, Measure, Refusal};
 use crate::error::Error;
 use crate::options::Hold;
@@ -194,7 +194,7 @@ impl<'r> Selector<'r> {
         if expected == found {
             return Ok(());
         }
-        Err(Error::EntryModified { target: target.name.clone(), address: site, expected, found })
+        Err(running::modified(target, site, &expected, &found))
     }
 }
 

@@ -288,11 +288,12 @@ impl Site {
     /// Where a thread must not stand while the first layer is put on.
     fn danger(&self) -> Danger {
         let (site, len) = (self.plan.site, self.plan.original.len() as u64);
-        let first = if self.plan.pc_map.inside(site) { site } else { site + 1 };
-        let moves = self.plan.pc_map.entries().iter().copied();
-        Danger {
-            range: first..site + len,
-            moves: moves.filter(|(old, _)| *old >= first && *old < site + len).collect(),
-        }
+        let map = &self.plan.pc_map;
+        let first = if map.inside(site) { site } else { site + 1 };
+        // Of a loop that begins at the site, all words.
+        let last = map.entries().iter().map(|&(old, _)| old).filter(|old| map.inside(*old)).max();
+        let end = last.map_or(site + len, |last| (last + 1).max(site + len));
+        let moves = map.entries().iter().copied();
+        Danger { range: first..end, moves: moves.filter(|(old, _)| *old >= first && *old < end).collect() }
     }
 }

@@ -14,7 +14,7 @@ adds! {
 #[cfg(target_arch = "x86_64")]
 target! {
     fn live_too_short(u64) -> u64 { "mov eax, edi", "ret" }
-    fn live_calls_first(u64) -> u64 { "call live_too_short", "nop", "ret" }
+    fn live_calls_first(u64) -> u64 { "call rdi", "nop", "nop", "nop", "nop", "ret" }
     fn live_loops_to_its_entry(u64) -> u64 { "dec rdi", "mov rax, rdi", "jnz live_loops_to_its_entry", "ret" }
 }
 // One word is enough on this machine, so what is too short has a landing pad and nothing else.
@@ -171,7 +171,11 @@ fn functions_that_cannot_be_patched_say_why() {
     };
     assert!(matches!(refusal("live_too_short"), Refusal::TooShort { .. }));
     let calls = refusal("live_calls_first");
-    assert!(matches!(&calls, Refusal::Call { .. }) && calls.to_string().contains("call"), "{calls}");
+    assert!(
+        matches!(&calls, Refusal::Call { .. } | Refusal::ReturnsIntoSite { .. })
+            && calls.to_string().contains("call"),
+        "{calls}"
+    );
     assert!(matches!(refusal("live_loops_to_its_entry"), Refusal::LoopsToEntry { .. }));
 }
 
@@ -187,8 +191,16 @@ fn a_target_that_somebody_else_has_changed() {
     let before = unsafe { bytes_at(page, 1) }[0];
     write(0xcc);
     let error = commit("live_breakpoint", zero as *const ());
-    let Error::EntryModified { address, expected, found, .. } = &error else { panic!("{error}") };
+    let Error::Breakpoint { address, expected, found, .. } = &error else { panic!("{error}") };
     assert_eq!((*address, expected[0], found[0]), (page as u64, before, 0xcc));
+    // The first byte of a jump.
+    write(0xe9);
+    let error = commit("live_breakpoint", zero as *const ());
+    let Error::OtherHook { address, expected, found, .. } = &error else { panic!("{error}") };
+    assert_eq!((*address, expected[0], found[0]), (page as u64, before, 0xe9));
+    write(0x90);
+    let error = commit("live_breakpoint", zero as *const ());
+    assert!(matches!(error, Error::EntryModified { .. }), "{error}");
     write(before);
     assert_eq!(live_breakpoint(1), 2);
 }

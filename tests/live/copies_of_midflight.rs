@@ -67,7 +67,7 @@ fn neither_touches_what_the_other_has_changed() {
         assert_eq!(second.commit(ONE, 60_000), 2);
         assert_eq!(second.commit(OTHER, 60_000), 0);
         assert_eq!((live_two_copies(1), live_two_copies_other(1)), (1001, 1001));
-        assert!(matches!(commit(OTHER), Err(Error::EntryModified { .. })));
+        assert!(matches!(commit(OTHER), Err(Error::OtherHook { .. })));
         assert_eq!(midflight::applied().len(), 1, "each knows its own");
         first.rollback_with(&patient()).unwrap();
         assert_eq!((live_two_copies(1), live_two_copies_other(1)), (2, 1001));

@@ -29,8 +29,27 @@ std::arch::global_asm!(
     #[cfg(target_arch = "aarch64")]
     "add x0, x0, 1",
     "ret",
+    // Another, whose unwind information has it.
+    ".p2align 4",
+    ".globl live_unwound_size",
+    ".hidden live_unwound_size",
+    ".type live_unwound_size,@function",
+    "live_unwound_size:",
+    ".cfi_startproc",
+    #[cfg(target_arch = "x86_64")]
+    "lea rax, [rdi + 1]",
+    #[cfg(target_arch = "x86_64")]
+    "nop",
+    #[cfg(target_arch = "aarch64")]
+    "add x0, x0, 1",
+    "ret",
+    ".cfi_endproc",
     ".popsection",
 );
+
+unsafe extern "C" {
+    safe fn live_unwound_size(_: u64) -> u64;
+}
 
 // A symbol that begins inside the site of another.
 #[cfg(target_arch = "x86_64")]
@@ -99,6 +118,11 @@ fn soon() -> Options {
 fn a_function_without_a_size() {
     let error = commit(&["live_no_size"], &patient()).unwrap_err();
     assert!(matches!(&error, Error::UnknownSize { target, .. } if target == "live_no_size"), "{error}");
+
+    let applied = commit(&["live_unwound_size"], &patient()).unwrap();
+    assert_eq!(live_unwound_size(1), 0);
+    applied.rollback_with(&patient()).unwrap();
+    assert_eq!(live_unwound_size(1), 2);
 }
 
 // A word has one beginning. For sites of two see `landing_pads`.

@@ -241,6 +241,22 @@ fn one_store_holds_nobody() {
 }
 
 #[test]
+fn who_wants_a_hold_gets_one() {
+    child::run("forms::who_wants_a_hold_gets_one", || {
+        static STAGES: AtomicU64 = AtomicU64::new(0);
+        fault::observe(Some(|stage| {
+            STAGES.fetch_add(u64::from(stage == fault::Stage::Quiesced), SeqCst);
+        }));
+        for (holds, options) in [(0, patient()), (1, patient().always_hold())] {
+            let applied = commit(&["live_form_five"], &options).unwrap();
+            assert_eq!((live_form_five(7), STAGES.load(SeqCst)), (1007, holds));
+            applied.rollback_with(&options).unwrap();
+            assert_eq!((live_form_five(7), STAGES.load(SeqCst)), (8, 2 * holds));
+        }
+    });
+}
+
+#[test]
 fn what_one_store_cannot_switch_is_said() {
     let refused = |names: &[&str]| commit(names, &without_hold()).map(drop).unwrap_err();
     // Two functions; a first instruction that may be found half done; one that lies in two words.

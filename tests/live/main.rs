@@ -26,6 +26,7 @@ mod forms;
 mod guide;
 mod held;
 mod held_code;
+mod identity;
 mod interposed;
 // Only aarch64 has them on user's pages.
 #[cfg(target_arch = "aarch64")]
@@ -38,6 +39,7 @@ mod optimiser;
 mod optimiser_in_c;
 mod panics;
 mod patch_libraries;
+mod prologues;
 mod runtimes;
 mod serialized;
 mod stacking;

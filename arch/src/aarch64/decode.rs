@@ -129,6 +129,11 @@ impl Word {
         self.kind == Kind::LandingPad && self.value & 0x80 != 0
     }
 
+    /// Where a branch that is no call may go.
+    pub(crate) fn branches_to(&self) -> Option<u64> {
+        if self.kind == Kind::Call || !self.is_branch() { None } else { self.target() }
+    }
+
     /// The register in the lowest bits.
     pub(crate) fn register(&self) -> u32 {
         self.value & 31

@@ -103,14 +103,15 @@ proptest! {
     }
 }
 
-/// No site has two words that refer to addresses yet, but a trampoline may.
+/// More words that refer to addresses than a site of two words has.
 #[test]
 fn a_trampoline_of_several_relative_words() {
     // cbz x0, .+0x40; ldr q7, .+0x40; tbz w1, #0, .+0x40; adr x2, .+0x40
     let words = [0xb400_0200u32, 0x9c00_0207, 0x3600_0201, 0x1000_0202];
     let bytes: Vec<u8> = words.iter().flat_map(|word| word.to_le_bytes()).collect();
     let function = Function { address: 0x1000, bytes: &bytes, guarded: false };
-    let displaced = super::displace::displace(&function, 0, 4).expect("movable words");
+    let displaced =
+        super::displace::displace(&function, &crate::Around::default(), 0, 4).expect("movable words");
     let (code, map) = super::trampoline(0x1000, false, &displaced, 0x2000).expect("in reach");
     let (words, addresses) = code.as_chunks::<4>().0.split_at(8);
     let texts = words

@@ -132,7 +132,7 @@ impl Request<'_> {
             displaced.span += len;
             instructions.push(instruction);
         }
-        let end = self.end(&displaced, instructions.last())?;
+        let end = self.end(&displaced, self.check_reached(&instructions)?)?;
         displaced.falls_through = matches!(end, End::Back(_));
         displaced.x86.end = end;
         self.require(&mut displaced, &instructions)?;
@@ -157,9 +157,9 @@ impl Request<'_> {
         if !decode::same_for_all_vendors(&instruction, bytes, address) {
             return Err(Refusal::VendorDependent { address, text: decode::text(&instruction) });
         }
-        // Nothing comes to a breakpoint between functions.
+        // Whether something comes to one that fills a gap is looked at later.
         let gap = instruction.code() == Code::Int3
-            && before.is_some_and(|before| decode::ends(before) || before.code() == Code::Int3);
+            && before.is_some_and(|before| decode::ends(before) || decode::pads(before));
         if !gap {
             check_movable(&instruction)?;
         }
@@ -182,26 +182,50 @@ impl Request<'_> {
         Ok(())
     }
 
-    /// What has to stand behind the displaced instructions.
-    fn end(&self, displaced: &Displaced, last: Option<&Instruction>) -> Result<End, Refusal> {
-        let mut offset = displaced.span;
-        let reached = last.is_some_and(|last| !decode::ends(last) && !calls(last));
+    /// What nothing comes to, as far as it is known, may be data or somebody else's entry, unless it fills a gap. Gives
+    /// whether what is behind the last one is reached.
+    fn check_reached(&self, instructions: &[Instruction]) -> Result<bool, Refusal> {
+        let mut end: Option<&Instruction> = None;
+        for instruction in instructions {
+            let to = |other: &Instruction| decode::branch_target(other) == Some(instruction.ip());
+            end = end.filter(|_| !instructions.iter().any(to));
+            let (address, text) = (instruction.ip(), decode::text(instruction));
+            match end {
+                Some(end) if !decode::pads(instruction) && instruction.code() != Code::Ud2 => {
+                    let (covered, needed) = ((address - self.site) as usize, self.overwritten);
+                    let (address, text) = (end.ip(), decode::text(end));
+                    return Err(Refusal::EndsEarly { address, text, covered, needed });
+                }
+                None if instruction.code() == Code::Int3 => {
+                    return Err(Refusal::Breakpoint { address, text });
+                }
+                _ => {}
+            }
+            // Of the instructions that are displaced, a call is the last.
+            end = end.or((decode::ends(instruction) || calls(instruction)).then_some(instruction));
+        }
+        Ok(end.is_none())
+    }
+
+    /// What has to stand behind the displaced instructions, if that is reached.
+    fn end(&self, displaced: &Displaced, reached: bool) -> Result<End, Refusal> {
+        let (mut offset, mut trap) = (displaced.span, false);
         // What runs on behind the function runs on behind the overwritten padding, and traps where it did.
         while offset < self.overwritten {
             let behind = &self.around.behind[offset - displaced.span..];
-            let address = self.site + offset as u64;
-            match decode::one(behind, address).filter(decode::pads) {
-                Some(_) if !reached => break,
-                Some(padding) if padding.code() == Code::Int3 => return Ok(End::Trap),
-                Some(padding) => offset += padding.len(),
-                None => {
-                    let Function { address, bytes, .. } = *self.function;
-                    let (size, needed) = (bytes.len(), self.overwritten);
-                    return Err(Refusal::TooShort { address, size, site: self.site, needed });
-                }
-            }
+            let Some(padding) = decode::one(behind, self.site + offset as u64).filter(decode::pads) else {
+                let (address, size, needed) =
+                    (self.function.address, self.function.bytes.len(), self.overwritten);
+                return Err(Refusal::TooShort { address, size, site: self.site, needed });
+            };
+            trap |= padding.code() == Code::Int3;
+            offset += padding.len();
         }
-        Ok(if reached { End::Back(offset) } else { End::Never })
+        Ok(match (reached, trap) {
+            (false, _) => End::Never,
+            (true, true) => End::Trap,
+            (true, false) => End::Back(offset),
+        })
     }
 
     /// Room and needs of the trampoline.

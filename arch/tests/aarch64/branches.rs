@@ -1,8 +1,8 @@
 //! Branches at the site and in the body.
 
-use midflight_arch::{Form, Refusal};
+use midflight_arch::Form;
 
-use super::{NOP, measured, planned, refused, words};
+use super::{NOP, measured, planned, words};
 use crate::support::{AT, PLACES};
 
 #[test]
@@ -13,20 +13,9 @@ fn case_079_a_thunk_of_one_branch() {
 }
 
 #[test]
-fn case_080_081_calls() {
-    for word in [0x9400_0400, 0x9400_0001, 0xd63f_0120, 0xd73f_0a11] {
-        assert!(matches!(refused(&words(&[word])), Refusal::Call { address: AT, .. }), "{word:x}");
-    }
-    assert_eq!(refused(&words(&[0x9400_0400])), Refusal::Call { address: AT, text: "bl 0x402000".into() });
-    // Recursion goes to the replacement.
-    assert!(measured(&words(&[0xd503_201f, 0x97ff_ffff])).usable(Form::Island).is_ok());
-}
-
-#[test]
 fn case_082_branches_to_the_next_word_and_before_the_entry() {
     assert!(measured(&words(&[0x1400_0001, 0xd65f_03c0])).usable(Form::Direct).is_ok());
     assert!(measured(&words(&[0x17ff_ffff])).usable(Form::Direct).is_ok());
-    assert!(matches!(refused(&words(&[0x1400_0000])), Refusal::LoopsToEntry { from: AT, to: AT, .. }));
 }
 
 #[test]
@@ -64,22 +53,6 @@ fn what_cb_does_not_allocate_is_no_branch() {
 #[test]
 fn case_086_a_branch_over_the_next_word() {
     assert!(measured(&words(&[0xb400_0040, 0xd503_201f, 0xd65f_03c0])).usable(Form::Island).is_ok());
-}
-
-#[test]
-fn case_087_back_branches() {
-    let refusal = refused(&words(&[0xd503_201f, 0x54ff_ffe1]));
-    assert_eq!(refusal, Refusal::LoopsToEntry { from: AT + 4, to: AT, text: "b.ne 0x401000".into() });
-    // To the second word it may go.
-    assert!(measured(&words(&[0xd503_201f, 0xd503_201f, 0x54ff_ffe1])).usable(Form::Island).is_ok());
-    for word in [0xb4ff_ffe0u32, 0x37ff_ffe0, 0x17ff_ffff, 0x54ff_fff0, 0x7400_3fe0] {
-        assert!(matches!(refused(&words(&[0xd503_201f, word])), Refusal::LoopsToEntry { .. }), "{word:x}");
-    }
-    // Behind a landing pad both words are entries.
-    for back in [0x17ff_fffeu32, 0x17ff_ffff] {
-        let refusal = refused(&words(&[0xd503_245f, 0xd503_201f, back]));
-        assert!(matches!(refusal, Refusal::LoopsToEntry { .. }), "{refusal}");
-    }
 }
 
 #[test]

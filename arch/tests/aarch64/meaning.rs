@@ -24,6 +24,13 @@ enum Effect {
     Set(u32, u64),
     /// A load or prefetch from there: operation and register as text.
     Load(String, u64),
+    /// A jump with x30 set, as text: what a call through a register does.
+    Jump(String),
+}
+
+/// `mov x<register>, x30`
+const fn move_link(register: u32) -> Effect {
+    Effect::Word(0xaa1e_03e0 | register)
 }
 
 /// The `N` bytes at `address`, if all of them are in the code at `base`.
@@ -51,6 +58,14 @@ fn play(code: &[u8], base: u64, pc: u64, does: &[Effect], paths: &mut Vec<Path>)
     if let Some(relative) = reference::relative(word, pc) {
         let to = relative.target;
         match relative.name() {
+            "bl" => {
+                does.push(Effect::Set(30, pc + 4));
+                return paths.push(Path { does, to: Some(to) });
+            }
+            // With x30 set just before, it is the rest of a call.
+            "b" if matches!(does.last(), Some(Effect::Set(30, _))) => {
+                return paths.push(Path { does, to: Some(to) });
+            }
             "b" => return branch(code, base, pc, to, &does, paths),
             "adr" | "adrp" => does.push(Effect::Set(register, to)),
             // The address of a trampoline is in it; the literal of a function may be right behind its only word.
@@ -71,6 +86,8 @@ fn play(code: &[u8], base: u64, pc: u64, does: &[Effect], paths: &mut Vec<Path>)
     } else if let Some(load) = load_through(word, does.last()) {
         does.pop();
         does.push(load);
+    } else if let Some(does) = call_through(word, pc, &does) {
+        return paths.push(Path { does, to: None });
     } else {
         does.push(Effect::Word(word));
         if ends(word) {
@@ -91,6 +108,42 @@ fn load_through(word: u32, last: Option<&Effect>) -> Option<Effect> {
     is_load.then(|| Effect::Load(operation.to_owned(), from))
 }
 
+/// What a call through a register does, or a jump with x30 set just before, with what was done before that.
+fn call_through(word: u32, pc: u64, does: &[Effect]) -> Option<Vec<Effect>> {
+    let text = jump_text(word)?;
+    let mut does = does.to_vec();
+    let jump = match (text.strip_prefix("bl"), does.last()) {
+        (Some(rest), _) if rest.starts_with('r') => {
+            does.push(Effect::Set(30, pc + 4));
+            format!("b{rest}")
+        }
+        (None, Some(&Effect::Set(30, _))) => moved_link(text, &mut does),
+        _ => return None,
+    };
+    does.push(Effect::Jump(jump));
+    Some(does)
+}
+
+/// A jump or a call through a register.
+fn jump_text(word: u32) -> Option<String> {
+    let name = reference::definition(word)?.mnemonic;
+    let is_one = matches!(name, "br" | "braa" | "braaz" | "brab" | "brabz") || name.starts_with("blr");
+    is_one.then(|| reference::text(word, 0)).flatten()
+}
+
+/// The jump with x30 for a register that has its value from before it was set.
+fn moved_link(jump: String, does: &mut Vec<Effect>) -> String {
+    let Some(before) = does.len().checked_sub(2) else { return jump };
+    for register in [16, 17] {
+        let name = format!("x{register}");
+        if does[before] == move_link(register) && jump.contains(&name) {
+            does.remove(before);
+            return jump.replace(&name, "x30");
+        }
+    }
+    jump
+}
+
 /// Whether nothing goes on behind the word: it branches, or is undefined.
 fn ends(word: u32) -> bool {
     let Some(definition) = reference::definition(word) else { return true };
@@ -106,8 +159,12 @@ fn paths(code: &[u8], base: u64) -> Vec<Path> {
 
 /// Words of all kinds that refer to addresses, and any others.
 pub(crate) fn word() -> impl Strategy<Value = u32> {
-    const KINDS: [(u32, u32); 15] = [
+    const KINDS: [(u32, u32); 19] = [
         (0x1400_0000, 0x03ff_ffff),
+        (0x9400_0000, 0x03ff_ffff),
+        (0xd63f_0000, 0x0000_03e0),
+        (0xd63f_081f, 0x0000_07e0),
+        (0xd73f_0800, 0x0000_07ff),
         (0x5400_0000, 0x00ff_ffff),
         (0x3400_0000, 0x81ff_ffff),
         (0x3600_0000, 0x81ff_ffff),
@@ -144,33 +201,86 @@ proptest! {
 
 /// Checks a plan without the help of the code that made it.
 pub(crate) fn verify(function: &Function<'_>, plan: &SitePlan, trampoline: u64) {
-    let site = usize::try_from(plan.site - function.address).expect("an offset");
-    let displaced = &function.bytes[site..site + plan.original.len()];
-    assert_eq!((plan.original.len(), &plan.original[..]), (plan.entry.len(), displaced));
-    let (new, old) = (paths(&plan.trampoline, trampoline), paths(displaced, plan.site));
-    assert_eq!(new, old, "{displaced:x?} at {:x}, moved to {trampoline:x}", plan.site);
-
-    let map = &plan.pc_map;
+    let (map, start) = (&plan.pc_map, usize::try_from(plan.site - function.address).expect("an offset"));
+    let displaced = &function.bytes[start..start + map.entries().len() * 4];
+    let end = plan.site + displaced.len() as u64;
+    assert!(displaced.len() >= plan.original.len());
+    assert_eq!(
+        (plan.original.len(), &displaced[..plan.original.len()]),
+        (plan.entry.len(), &plan.original[..])
+    );
     let (words, _) = displaced.as_chunks();
     let places: Vec<u64> = (0..words.len() as u64).map(|index| plan.site + index * 4).collect();
     assert_eq!(map.entries().iter().map(|&(old, _)| old).collect::<Vec<_>>(), places);
     for &(old, new) in map.entries() {
         assert_eq!((map.forward(old), map.back(new)), (Some(new), Some(old)));
     }
-    for offset in 0..displaced.len() as u64 + 4 {
-        let is_inside = offset > 0 && offset < displaced.len() as u64;
+    verify_closed(function, plan, end);
+
+    let (mut new, mut old) = (paths(&plan.trampoline, trampoline), paths(displaced, plan.site));
+    for path in &new {
+        let leaves = path.to.is_none_or(|to| to < plan.site || to >= end);
+        // Recursion goes to the replacement.
+        assert!(
+            leaves || path.does.last() == Some(&Effect::Set(30, end)),
+            "back to the old place: {path:x?}"
+        );
+    }
+    // A round of a loop ends with a branch to what stands for a displaced word.
+    for to in new.iter_mut().chain(&mut old).filter_map(|path| path.to.as_mut()) {
+        let copy = map.entries().iter().find(|(_, new)| *new == *to);
+        *to = copy.map_or(*to, |&(old, _)| old);
+    }
+    new.sort();
+    old.sort();
+    assert_eq!(new, old, "{displaced:x?} at {:x}, moved to {trampoline:x}", plan.site);
+    verify_places(plan, words, trampoline);
+}
+
+/// No branch from elsewhere in the function goes to a displaced word; nor does anything that cannot be seen, if a loop
+/// was displaced.
+fn verify_closed(function: &Function<'_>, plan: &SitePlan, end: u64) {
+    let is_loop = end > plan.site + plan.original.len() as u64;
+    for (word, at) in function.bytes.as_chunks().0.iter().zip((function.address..).step_by(4)) {
+        let word = u32::from_le_bytes(*word);
+        if let Some(relative) = reference::relative(word, at) {
+            let is_branch = !matches!(relative.name(), "adr" | "adrp" | "ldr" | "ldrsw" | "prfm" | "bl");
+            let is_into = (function.address..end).contains(&relative.target);
+            assert!(!is_branch || !is_into || (plan.site..end).contains(&at), "{at:#x} goes into the site");
+            assert!(!is_loop || relative.name() != "bl", "{at:#x} returns");
+        } else if is_loop {
+            assert_eq!(jump_text(word), None, "{at:#x}");
+        }
+    }
+}
+
+/// Where threads may stand, in the function and in the trampoline.
+fn verify_places(plan: &SitePlan, displaced: &[[u8; 4]], trampoline: u64) {
+    let map = &plan.pc_map;
+    let values: Vec<u32> = displaced.iter().map(|word| u32::from_le_bytes(*word)).collect();
+    let relatives =
+        values.iter().zip((plan.site..).step_by(4)).map(|(word, at)| reference::relative(*word, at));
+    let relatives: Vec<_> = relatives.collect();
+    let repeats = relatives.iter().flatten().any(|relative| {
+        relative.target == plan.site
+            && !matches!(relative.name(), "adr" | "adrp" | "ldr" | "ldrsw" | "prfm" | "bl")
+    });
+    for offset in 0..displaced.len() as u64 * 4 + 4 {
+        let is_inside = offset < displaced.len() as u64 * 4 && (offset > 0 || repeats);
         assert_eq!(map.inside(plan.site + offset), is_inside, "{offset}");
     }
-    assert_eq!(map.inside_jump(), (words.len() == 2).then_some((plan.site + 4, plan.site)));
+    assert_eq!(map.inside_jump(), (plan.entry.len() == 8).then_some((plan.site + 4, plan.site)));
     // All but the addresses at the end is code, and a thread may stand at any word of it.
-    let has_address = |(word, at): (&[u8; 4], &u64)| {
-        let relative = reference::relative(u32::from_le_bytes(*word), *at);
-        relative.is_some_and(|relative| matches!(relative.name(), "adr" | "adrp" | "ldr" | "ldrsw" | "prfm"))
-    };
-    let addresses = words.iter().zip(&places).filter(|&pair| has_address(pair)).count() as u64 * 8;
+    let names = relatives.iter().flatten().map(|relative| relative.name());
+    let addresses =
+        names.filter(|name| matches!(*name, "adr" | "adrp" | "ldr" | "ldrsw" | "prfm" | "bl")).count();
+    let calls: Vec<String> = values.iter().filter_map(|word| jump_text(*word)).collect();
+    let calls = calls.iter().filter(|text| text.starts_with("blr"));
+    // The last word for a call through x30, which is the return address by then.
+    let lost = calls.clone().filter(|text| text.contains("x30")).count() as u64 * 4;
+    let code = plan.trampoline.len() as u64 - (addresses + calls.count()) as u64 * 8;
     for offset in (0..plan.trampoline.len() as u64 + 4).step_by(4) {
-        let is_code = offset < plan.trampoline.len() as u64 - addresses;
-        assert_eq!(map.back(trampoline + offset).is_some(), is_code, "{offset}");
+        assert_eq!(map.back(trampoline + offset).is_some(), offset < code - lost, "{offset}");
     }
 }
 

@@ -27,6 +27,8 @@ fn case_030_jecxz_keeps_its_width() {
 
 #[test]
 fn case_031_jrcxz_into_site() {
-    let refusal = refused("e302 ffc7 90 c3");
-    assert_eq!(refusal, Refusal::BranchIntoSite { from: AT, to: AT + 4, text: "jrcxz 0x401004".into() });
+    let expected = ["jrcxz 0x500004", "jmp short 0x500009", "jmp 0x50000b", "inc edi", "nop", "jmp 0x401005"];
+    assert_eq!(moved("e302 ffc7 90 c3"), expected);
+    let refusal = refused("e301 ffc7 90 c3");
+    assert_eq!(refusal, Refusal::BranchIntoSite { from: AT, to: AT + 3, text: "jrcxz 0x401003".into() });
 }

@@ -1,8 +1,9 @@
 //! Operands relative to rip: the absolute address stays, and so does everything around the displacement.
 
-use midflight_arch::{Form, Places, Refusal, encode};
+use iced_x86::Register;
+use midflight_arch::{Form, Function, InstructionSet, Places, Refusal, encode, measure};
 
-use crate::support::{AT, FAR, PLACES, measured, moved, planned, refused, to_hex};
+use crate::support::{AT, FAR, PLACES, decode, hex, measured, moved, planned, refused, to_hex};
 
 /// The first instruction of the trampoline: bytes and text.
 fn first(text: &str) -> (String, String) {
@@ -59,10 +60,20 @@ fn case_007_lea_of_the_own_site_is_refused() {
 }
 
 #[test]
-fn case_023_eip_relative_is_refused() {
-    let refusal = refused("678d0500010000 c3");
-    assert!(matches!(refusal, Refusal::EipRelative { address: AT, .. }), "{refusal}");
-    assert!(measured("90*6 678d0500010000 c3").usable(Form::Slot).is_ok());
+fn case_023_eip_relative_comes_around() {
+    assert_eq!(first("678d0500010000 c3"), ("67 8d 05 00 11 f0 ff".into(), "lea eax, [0x401107]".into()));
+    // The trampoline may be anywhere: only the low 32 bits count.
+    let bytes = hex("678d0500010000 c3");
+    let function = Function { address: 0x5555_5555_5000, bytes: &bytes, guarded: false };
+    let measure = measure(InstructionSet::X86_64, &function);
+    for trampoline in [0x5555_1555_5000, 0x5555_d555_0000] {
+        let places = Places { trampoline, island: trampoline + 0x100, slot: trampoline + 0x200 };
+        let plan = encode(&measure, Form::Island, &places, FAR).expect("a plan");
+        let moved = decode(&plan.trampoline[..7], trampoline)[0];
+        assert_eq!((moved.memory_base(), moved.ip_rel_memory_address()), (Register::EIP, 0x5555_5107));
+        let distance = u32::from_le_bytes(plan.trampoline[3..7].try_into().expect("4 bytes"));
+        assert_eq!((trampoline as u32 + 7).wrapping_add(distance), 0x5555_5107);
+    }
 }
 
 #[test]

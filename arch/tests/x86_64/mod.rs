@@ -4,6 +4,7 @@
 mod branches;
 mod calls;
 mod ends;
+mod far;
 mod golden;
 mod loops;
 mod memory;

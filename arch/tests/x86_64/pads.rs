@@ -1,8 +1,8 @@
 //! Landing pads, patchable entries, long instructions, what others have written.
 
-use midflight_arch::{Form, Refusal};
+use midflight_arch::{Around, Form, Function, Refusal};
 
-use crate::support::{AT, displaced, measured, moved, planned, refused};
+use crate::support::{AT, displaced, hex, measured, moved, planned, planned_in, refused};
 
 #[test]
 fn case_059_the_site_is_behind_the_landing_pad() {
@@ -34,6 +34,17 @@ fn case_062_what_others_have_written() {
     // A foreign hook is a jump like any other: kept by the trampoline, if it fills the site.
     assert_eq!(moved("e900010000 90*3"), ["jmp 0x401105"]);
     assert_eq!(moved("ff2500010000 90*3"), ["jmp qword ptr [0x401106]"]);
+}
+
+#[test]
+fn case_064_an_entry_at_the_end_of_a_page() {
+    for before in 1..=15 {
+        let bytes = hex("55 4889e5 488d0500010000 c3");
+        let function = Function { address: 0x40_2000 - before, bytes: &bytes, guarded: false };
+        let plan = planned_in(&function, &Around::default(), Form::Slot);
+        assert_eq!((plan.site, &plan.original[..]), (function.address, &bytes[..6]));
+        assert!(plan.has_inside && !plan.changes_at_once);
+    }
 }
 
 #[test]

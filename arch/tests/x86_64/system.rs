@@ -15,8 +15,16 @@ fn case_058_system_calls_are_allowed() {
 fn case_066_shadow_stack_frames_and_transactions() {
     assert_eq!(moved("f3480f1ec8 c3")[0], "rdsspq rax");
     assert_eq!(moved("c8100000 90 c3")[0], "enter 0x10, 0");
-    assert!(matches!(refused("c7f800010000 c3"), Refusal::Transaction { .. }));
-    assert!(matches!(refused("90*3 0f01d5 c3"), Refusal::Transaction { .. }));
+    assert_eq!(moved("c7f800010000 c3"), ["xbegin 0x401106", "jmp 0x401006"]);
+    // An abort to where it began.
+    assert_eq!(moved("90 c7f8f9ffffff c3")[1], "xbegin 0x500000");
+    assert_eq!(moved("90 c7f8faffffff c3")[1], "xbegin 0x500001");
+    assert_eq!(moved("90*3 0f01d5 c3")[3], "xend");
+    assert_eq!(moved("90*3 c6f801 c3")[3], "xabort 1");
+    assert!(matches!(
+        refused("66c7f80001 90*4 c3"),
+        Refusal::Transaction { .. } | Refusal::VendorDependent { .. }
+    ));
     // The abort target counts as a branch.
     assert!(matches!(refused("90*6 c7f8f6ffffff c3"), Refusal::BranchIntoSite { .. }));
     assert!(measured("90*6 c7f800000000 c3").usable(Form::Slot).is_ok());

@@ -31,6 +31,14 @@ pub(crate) const LITERALS: [(&str, u32, bool); 7] = [
 /// A general load that only touches memory.
 pub(crate) const TO_ZERO: &str = "load into xzr";
 
+/// A call through x30.
+pub(crate) const THROUGH_LINK: &str = "blr x30";
+/// Loops from the entry.
+pub(crate) const LOOP: &str = "loop";
+pub(crate) const LEFT_LOOP: &str = "loop with an exit";
+/// The link register.
+const LINK: u32 = 30;
+
 /// A distance in words.
 pub(crate) fn field(site: &Site<'_>, to: u64, bits: u32) -> u32 {
     (to.wrapping_sub(site.here()).cast_signed() >> 2) as u32 & ((1 << bits) - 1)
@@ -107,6 +115,63 @@ pub(crate) fn indirect(mut site: Site<'_>) -> Case {
     }
     let opcode = if ret { 0xd65f_0000 } else { 0xd61f_0000 };
     site.finish(if ret { "ret" } else { "br" }, opcode | register << 5)
+}
+
+/// `bl` to an exit, which finds the return address in x30.
+pub(crate) fn call(mut site: Site<'_>) -> Case {
+    let to = site.exit(26);
+    let word = 0x9400_0000 | field(&site, to, 26);
+    site.finish("bl", word)
+}
+
+/// `blr` to an exit.
+pub(crate) fn indirect_call(mut site: Site<'_>) -> Case {
+    let register = if site.random.one_in(4) { LINK } else { site.random.below(31) as u32 };
+    site.state.x[register as usize] = site.exit(26);
+    let mut class = "blr";
+    if register == LINK {
+        // It must not have been signed, and goes by way of x16.
+        site.must_not_sign();
+        (class, site.free) = (THROUGH_LINK, 1 << 16);
+    }
+    if register == 16 {
+        site.form = Form::Direct; // An island has another value in it.
+    }
+    site.finish(class, 0xd63f_0000 | register << 5)
+}
+
+/// A word that may depend on its address, and a branch back to it until a counter is zero.
+pub(crate) fn counted_loop(mut site: Site<'_>) -> Case {
+    let counter = site.random.below(16) as u32;
+    site.state.x[counter as usize] = 1 + site.random.below(100);
+    let other = 17 + site.random.below(14) as u32;
+    let word = match site.random.below(4) {
+        // adr, behind the loop; adrp; ldr x of a literal; add #5 to itself
+        0 => 0x1000_0200 | other,
+        1 => 0x9000_0000 | (site.random.below(1 << 19) as u32) << 5 | other,
+        2 => {
+            let to = site.data(19);
+            0x5800_0000 | field(&site, to, 19) << 5 | other
+        }
+        _ => 0x9100_1400 | other << 5 | other,
+    };
+    // sub x<counter>, x<counter>, #1; cbnz x<counter>, .-8
+    site.finish_loop(LOOP, &[word, 0xd100_0400 | counter << 5 | counter, 0xb5ff_ffc0 | counter])
+}
+
+/// A loop that is left early, behind its first word, or at its end.
+pub(crate) fn left_loop(mut site: Site<'_>) -> Case {
+    let counter = site.random.below(16) as u32;
+    site.state.x[counter as usize] = 1 + site.random.below(64);
+    let other = 16 + site.random.below(14) as u32;
+    let bit = site.random.below(7) as u32;
+    // add x<other>, x<other>, #3
+    site.push(0x9100_0c00 | other << 5 | other);
+    // tbnz x<counter>, #bit, an exit
+    let to = site.exit(14);
+    site.push(0x3700_0000 | bit << 19 | field(&site, to, 14) << 5 | counter);
+    // sub x<counter>, x<counter>, #1; cbnz x<counter>, .-12
+    site.finish_loop(LEFT_LOOP, &[0xd100_0400 | counter << 5 | counter, 0xb5ff_ffa0 | counter])
 }
 
 /// `getpid()`: changes x0 only.

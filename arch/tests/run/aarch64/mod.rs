@@ -1,5 +1,5 @@
-//! The generated functions of aarch64: every word that depends on its address, with all registers, and what is usual at
-//! the start of a function.
+//! The generated functions of aarch64: every word that depends on its address, with all registers, calls, loops from the
+//! entry, and what is usual at the start of a function.
 //!
 //! Not here: `bc.<cond>` and `cb<cond>`, which few processors and emulators have.
 
@@ -63,6 +63,10 @@ pub(crate) fn cases(world: &mut World, machine: &Machine, random: &mut Random, _
             cases.push(classes::address(Site::new(world, machine, random), false));
             cases.push(classes::address(Site::new(world, machine, random), true));
             cases.push(classes::indirect(Site::new(world, machine, random)));
+            cases.push(classes::call(Site::new(world, machine, random)));
+            cases.push(classes::indirect_call(Site::new(world, machine, random)));
+            cases.push(classes::counted_loop(Site::new(world, machine, random)));
+            cases.push(classes::left_loop(Site::new(world, machine, random)));
         }
         cases.push(classes::system_call(Site::new(world, machine, random)));
         for _ in 0..40 {
@@ -112,7 +116,8 @@ pub(crate) fn check(tally: &Tally, _: u64) {
     for (class, ..) in classes::LITERALS {
         tally.check_ran(class, 80);
     }
-    for class in ["b", "adr", "adrp", "br", "ret"] {
+    tally.check_both(classes::LEFT_LOOP, 50);
+    for class in ["b", "adr", "adrp", "br", "ret", "bl", "blr", classes::THROUGH_LINK, classes::LOOP] {
         tally.check_ran(class, 80);
     }
     for class in ["b.al", "b.nv", "svc"] {
@@ -172,6 +177,12 @@ pub(crate) fn wrong(world: &mut World, machine: &Machine, random: &mut Random) -
     let to = load.data(19);
     let word = 0x5800_0000 | classes::field(&load, to, 19) << 5;
     all.push(Wrong { case: load.finish("ldr x0", word), tamper: ANOTHER_ADDRESS, noticed: "x0: " });
+    // The return address of a call becomes another.
+    let mut call = Site::new(world, machine, random);
+    call.must_not_sign();
+    let to = call.exit(26);
+    let word = 0x9400_0000 | classes::field(&call, to, 26);
+    all.push(Wrong { case: call.finish("bl", word), tamper: ANOTHER_ADDRESS, noticed: "x30: " });
     // cbz x0 becomes cbnz x0.
     let mut branch = Site::new(world, machine, random);
     branch.must_not_sign();

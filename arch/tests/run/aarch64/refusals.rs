@@ -7,17 +7,14 @@ use crate::run::random::Random;
 
 type IsRight = fn(&Refusal) -> bool;
 
-const WORDS: [(&str, u32, IsRight); 12] = [
-    ("bl", 0x9400_1234, is_call),
-    ("blr", 0xd63f_0120, is_call),
+const WORDS: [(&str, u32, IsRight); 9] = [
+    ("blr of no register", 0xd63f_0921, is_call),
     ("brk", 0xd420_0000, |why| matches!(why, Refusal::Breakpoint { .. })),
     ("hvc", 0xd400_0002, |why| matches!(why, Refusal::Privileged { .. })),
     ("eret", 0xd69f_03e0, |why| matches!(why, Refusal::Privileged { .. })),
     ("ldxr", 0xc85f_7c20, is_unmovable),
     ("stxr", 0xc802_7c20, is_unmovable),
     ("tstart", 0xd523_3060, |why| matches!(why, Refusal::Transaction { .. })),
-    ("b to itself", 0x1400_0000, |why| matches!(why, Refusal::LoopsToEntry { .. })),
-    ("cbz to itself", 0xb400_0003, |why| matches!(why, Refusal::LoopsToEntry { .. })),
     ("adr of itself", 0x3000_0005, |why| matches!(why, Refusal::ReadsOwnBytes { .. })),
     ("literal in itself", 0x5800_0006, |why| matches!(why, Refusal::ReadsOwnBytes { .. })),
 ];
@@ -46,11 +43,17 @@ pub(crate) fn refusals(random: &mut Random) -> Vec<Refused> {
         all.push(refused(class, Form::Island, 0, &[word, rest[0], rest[1]], is_right));
         all.push(refused(class, Form::Direct, 0, &[word, rest[1]], is_right));
     }
-    // b to the word before
-    let back = [rest[0], 0x17ff_ffff, rest[1]];
-    all.push(refused("loop to the entry", Form::Island, 0, &back, |why| {
-        matches!(why, Refusal::LoopsToEntry { .. })
-    }));
+    // A call in a loop from the entry, before and behind cbnz x0; x16 in one.
+    let calls = [rest[0], 0x9400_1234, 0xb5ff_ffc0, rest[1]];
+    let behind = [rest[0], 0xb5ff_ffe0, 0x9400_1234, rest[1]];
+    let borrows = [0x5c00_0060, 0xb5ff_ffe0, rest[1]];
+    for (class, words) in [
+        ("loop with a call", &calls[..]),
+        ("loop and a call", &behind[..]),
+        ("loop that needs x16", &borrows[..]),
+    ] {
+        all.push(refused(class, Form::Island, 0, words, |why| matches!(why, Refusal::LoopsToEntry { .. })));
+    }
     // bti c; bti j
     let pads = [0xd503_245f, 0xd503_249f, rest[1]];
     all.push(refused("second landing pad", Form::Island, 0, &pads, is_unmovable));

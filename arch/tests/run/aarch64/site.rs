@@ -104,9 +104,24 @@ impl<'a> Site<'a> {
         self.here() - half..=self.here() + half - 4 - lead
     }
 
-    /// Puts the word in its place and an exit behind it.
-    pub(crate) fn finish(mut self, class: &str, word: u32) -> Case {
+    /// Puts a word in its place; more are to follow.
+    pub(crate) fn push(&mut self, word: u32) {
         self.bytes.extend(word.to_le_bytes());
+    }
+
+    /// Puts the word in its place and an exit behind it.
+    pub(crate) fn finish(self, class: &str, word: u32) -> Case {
+        self.put_exit(class, &[word], true)
+    }
+
+    /// Puts the words in their place and an exit behind them, which is none of the function's: with the jump at its end
+    /// something else might come into a loop.
+    pub(crate) fn finish_loop(self, class: &str, words: &[u32]) -> Case {
+        self.put_exit(class, words, false)
+    }
+
+    fn put_exit(mut self, class: &str, words: &[u32], is_own: bool) -> Case {
+        words.iter().for_each(|word| self.push(*word));
         let end = self.bytes.len();
         let number = self.world.next_exit();
         let (exit, instructions) = self.machine.exit(number);
@@ -114,7 +129,7 @@ impl<'a> Site<'a> {
         assert!(self.bytes.len() <= ROOM as usize);
         self.world.write_code(self.address, &self.bytes);
         // The data of the exit is no code.
-        self.bytes.truncate(end + instructions);
+        self.bytes.truncate(if is_own { end + instructions } else { end });
         self.exits.push((number, Role::Through));
         Case {
             class: class.to_owned(),

@@ -1,6 +1,7 @@
 //! The instructions of interest, by class.
 
-use iced_x86::{Decoder, DecoderOptions, Instruction, Mnemonic};
+use iced_x86::{Code, Decoder, DecoderOptions, Instruction, InstructionInfoFactory, Mnemonic, Register};
+use midflight_arch::Form;
 
 use super::catalogue::{Encoding, is_bit_string};
 use super::window::Window;
@@ -34,6 +35,9 @@ pub(crate) fn relative(mut window: Window<'_>, encodings: &[Encoding]) -> Case {
     bytes.truncate(instruction.len());
     prepare(&mut window, &instruction);
 
+    if window.form == Form::Absolute {
+        far(&mut window, &instruction);
+    }
     window.lead();
     let end = window.here() + bytes.len() as u64;
     let to = if class.ends_with("address") && window.random.one_in(2) {
@@ -50,6 +54,20 @@ pub(crate) fn relative(mut window: Window<'_>, encodings: &[Encoding]) -> Case {
     window.put(&bytes);
     window.keep = 0;
     window.finish(class)
+}
+
+/// A trampoline that is far away keeps a register below the red zone, where fillers must not move it. What uses the stack
+/// pointer otherwise is refused.
+fn far(window: &mut Window<'_>, instruction: &Instruction) {
+    let mut factory = InstructionInfoFactory::new();
+    let mut used = factory.info(instruction).used_registers().iter();
+    let push = instruction.code() == Code::Push_rm64 && instruction.segment_prefix() != Register::GS;
+    if !push && used.any(|used| used.register().full_register() == Register::RSP) {
+        window.form = Form::Island;
+        return;
+    }
+    window.stack = false;
+    window.state.scratch = if push { 128 } else { 136 };
 }
 
 /// Registers that a random value would not do for.
@@ -112,6 +130,9 @@ pub(crate) fn counted(mut window: Window<'_>, which: u8) -> Option<Case> {
 pub(crate) fn indirect(mut window: Window<'_>) -> Option<Case> {
     window.stack = false;
     let start = window.here();
+    if window.form == Form::Absolute {
+        window.state.scratch = 136;
+    }
     match window.random.below(5) {
         0 => {
             window.lead_to_last(6);
@@ -145,6 +166,51 @@ pub(crate) fn indirect(mut window: Window<'_>) -> Option<Case> {
             Some(window.finish("ret"))
         }
     }
+}
+
+/// With a 32-bit address: a load where there is memory, or the address itself.
+pub(crate) fn eip_relative(mut window: Window<'_>) -> Case {
+    window.lead();
+    let end = window.here() + 7;
+    let data = window.data(end, &[]);
+    let (opcode, to) = if data >> 32 == 0 { (0x8b, data) } else { (0x8d, window.random.next()) };
+    let distance = (to as u32).wrapping_sub(end as u32);
+    window.put(&[&[0x67, opcode, 0x05], &distance.to_le_bytes()[..]].concat());
+    window.finish("relative to eip")
+}
+
+/// Between displaced instructions, or back to the entry.
+pub(crate) fn internal(mut window: Window<'_>) -> Case {
+    window.state.general[1] = window.random.within(1..=4);
+    let condition = 0x70 | window.random.below(16) as u8;
+    let bytes: &[u8] = match window.random.below(7) {
+        // jcc over an instruction
+        0 => &[condition, 0x02, 0xff, 0xc0, 0x90],
+        1 => &[0xe3, 0x02, 0xff, 0xc0, 0x90],
+        2 => &[0xeb, 0x02, 0x90, 0x90, 0x90],
+        // dec ecx; jnz: to the dec
+        3 => &[0x90, 0xff, 0xc9, 0x75, 0xfc],
+        // loop: to the inc before it
+        4 => &[0x90, 0xff, 0xc0, 0xe2, 0xfc],
+        // To the entry.
+        5 => &[0xff, 0xc9, 0x75, 0xfc, 0x90],
+        _ => &[0xff, 0xc0, 0x90, 0xe2, 0xfb],
+    };
+    window.put(bytes);
+    window.finish("branch among the displaced")
+}
+
+/// A transaction that is given up at once.
+pub(crate) fn transaction(mut window: Window<'_>) -> Option<Case> {
+    window.form = Form::Absolute;
+    let end = window.here() + 6;
+    let to = window.far_exit(end)?;
+    window.put(&[&[0xc7, 0xf8], &to.wrapping_sub(end).to_le_bytes()[..4]].concat());
+    window.put(&[0xc6, 0xf8, 0x01]);
+    let mut case = window.finish("transaction");
+    // The reason; there may be others.
+    case.free |= 1;
+    Some(case)
 }
 
 /// String instructions, repeated or not, in both directions.

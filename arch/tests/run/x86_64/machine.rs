@@ -24,6 +24,9 @@ pub(crate) struct State {
     fx: [u8; 512],
     /// The upper halves of the ymm registers.
     upper: [[u64; 2]; 16],
+    /// What is left behind by a trampoline and belongs to nobody: bytes below the stack pointer at the exit where 8 such
+    /// start, if any.
+    pub(crate) scratch: u64,
 }
 
 const NAMES: [&str; 16] = [
@@ -49,6 +52,7 @@ impl State {
             has_avx: u64::from(is_x86_feature_detected!("avx")),
             fx,
             upper: std::array::from_fn(|_| [random.next(), random.next()]),
+            scratch: 0,
         }
     }
 
@@ -88,9 +92,14 @@ impl State {
         found
     }
 
-    /// An exit needs no scratch memory here.
-    #[allow(clippy::unused_self)]
-    pub(crate) fn forget_scratch(&self, _: u64, _: &mut [u8]) {}
+    /// What is in memory for which nobody has a use.
+    pub(crate) fn forget_scratch(&self, at: u64, bytes: &mut [u8]) {
+        let start = self.general[4].wrapping_sub(self.scratch).wrapping_sub(at);
+        let own = start.checked_add(8).and_then(|end| bytes.get_mut(start as usize..end as usize));
+        if let Some(own) = own.filter(|_| self.scratch != 0) {
+            own.fill(0);
+        }
+    }
 }
 
 impl fmt::Display for State {

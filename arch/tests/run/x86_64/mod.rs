@@ -4,6 +4,7 @@
 //! Not here: EVEX (its registers are not part of a state), `syscall` (its rcx is the address behind it, another one in
 //! a trampoline), and what the catalogue leaves out with a reason.
 
+mod calls;
 mod catalogue;
 mod classes;
 mod fillers;
@@ -11,7 +12,7 @@ mod machine;
 mod refusals;
 mod window;
 
-use midflight_arch::{InstructionSet, Places};
+use midflight_arch::{Form, InstructionSet, Places};
 
 use super::case::{Case, Refused};
 use super::compare::{Tamper, Wrong};
@@ -34,7 +35,7 @@ const EACH: u64 = 90;
 const MIB: i64 = 1 << 20;
 const GIB2: i64 = 1 << 31;
 
-/// Functions are in the first arena; the others are up to nearly 2 GiB away from them, on both sides.
+/// Functions are in the first arena; others are up to nearly 2 GiB away from them, on both sides, and two are farther.
 pub(crate) fn world(random: &mut Random) -> World {
     let mut between = |low, high| (random.within(low..=high) & !(PAGE - 1)).cast_signed();
     let (up, down) = (between(4 << 20, 1000 << 20), between(4 << 20, 1000 << 20));
@@ -44,6 +45,9 @@ pub(crate) fn world(random: &mut Random) -> World {
         (-down, 1 << 18),
         (GIB2 + MIB / 2, 1 << 18),
         (-GIB2 + MIB + MIB / 4, 1 << 18),
+        // For trampolines that reach nothing.
+        (GIB2 * 4, 1 << 18),
+        (GIB2 * 50, 1 << 18),
     ];
     let (low, high) = (0x8080_0000..=0xffff_f000, 1 << 32..=0x7e00_0000_0000);
     World::new(random, &[low, high.clone(), high.clone(), high], &arenas)
@@ -68,6 +72,14 @@ pub(crate) fn cases(world: &mut World, machine: &Machine, random: &mut Random, p
             cases.extend(classes::counted(Window::new(world, machine, random), which));
         }
         cases.extend(classes::indirect(Window::new(world, machine, random)));
+        for which in 0..calls::CALLS.len() {
+            cases.extend(calls::call(Window::new(world, machine, random), which));
+        }
+        cases.push(classes::eip_relative(Window::new(world, machine, random)));
+        cases.push(classes::internal(Window::new(world, machine, random)));
+        if is_x86_feature_detected!("rtm") {
+            cases.extend(classes::transaction(Window::new(world, machine, random)));
+        }
         if round < 3 {
             for which in 0..5 {
                 cases.push(classes::string(Window::new(world, machine, random), which));
@@ -116,6 +128,9 @@ pub(crate) fn check(tally: &Tally, worlds: u64) {
     for class in ["jmp", "jmp through a pointer", "jmp through a register", "jmp through the stack", "ret"] {
         tally.check_ran(class, 50);
     }
+    for class in calls::CALLS.into_iter().chain(["relative to eip", "branch among the displaced"]) {
+        tally.check_ran(class, 50);
+    }
     for class in classes::STRINGS.into_iter().chain(["prologue", "enter", "leave"]) {
         tally.check_ran(class, 100);
     }
@@ -127,7 +142,7 @@ pub(crate) fn check(tally: &Tally, worlds: u64) {
 /// Functions that a wrong trampoline must be noticed of.
 pub(crate) fn wrong(world: &mut World, machine: &Machine, random: &mut Random) -> Vec<Wrong> {
     let mut with = |class: &str, bytes: &[u8]| {
-        let mut window = Window::new(world, machine, random);
+        let mut window = near(Window::new(world, machine, random));
         let end = window.here() + bytes.len() as u64 + 4;
         let to = window.data(end, &[]);
         window.state.general[0] |= 0x1100;
@@ -145,7 +160,7 @@ pub(crate) fn wrong(world: &mut World, machine: &Machine, random: &mut Random) -
     .map(|(class, bytes, noticed)| Wrong { case: with(class, bytes), tamper: another_operand, noticed })
     .into();
 
-    let mut window = Window::new(world, machine, random);
+    let mut window = near(Window::new(world, machine, random));
     let end = window.here() + 6;
     let to = window.far_exit(end).expect("room for an exit");
     window.put(&[0x0f, 0x84]);
@@ -154,10 +169,25 @@ pub(crate) fn wrong(world: &mut World, machine: &Machine, random: &mut Random) -
     let tamper: Tamper = |plan| plan.trampoline[1] ^= 1;
     all.push(Wrong { case: window.finish("je"), tamper, noticed: "exit " });
 
-    let mut window = Window::new(world, machine, random);
+    // Another return address.
+    let tamper: Tamper = |plan| {
+        let at = plan.trampoline.len() - 8;
+        plan.trampoline[at] ^= 1;
+    };
+    let window = near(Window::new(world, machine, random));
+    let case = calls::call(window, 0).expect("room for an exit");
+    all.push(Wrong { case, tamper, noticed: "memory from " });
+
+    let mut window = near(Window::new(world, machine, random));
     // stc, and nop of 6 bytes; becomes clc.
     window.put(&[0xf9, 0x66, 0x0f, 0x1f, 0x44, 0x00, 0x00]);
     let tamper: Tamper = |plan| plan.trampoline[0] = 0xf8;
     all.push(Wrong { case: window.finish("stc"), tamper, noticed: "flags: " });
     all
+}
+
+/// The changes are made to trampolines that are known byte by byte.
+fn near(mut window: Window<'_>) -> Window<'_> {
+    window.form = Form::Island;
+    window
 }

@@ -9,19 +9,13 @@ use crate::run::random::Random;
 type IsRight = fn(&Refusal) -> bool;
 
 /// Bytes that are to be displaced, and why they cannot be.
-const UNMOVABLE: [(&str, &[u8], IsRight); 16] = [
-    ("call", &[0xe8, 0x10, 0x20, 0x30, 0x01], is_call),
-    ("call through a pointer", &[0xff, 0x15, 0x10, 0x20, 0x30, 0x01], is_call),
-    ("call through a register", &[0x41, 0xff, 0xd3], is_call),
-    ("call through the stack", &[0xff, 0x54, 0x24, 0x08], is_call),
-    ("relative to eip", &[0x67, 0x8b, 0x05, 0x10, 0x20, 0x30, 0x01], |why| {
-        matches!(why, Refusal::EipRelative { .. })
+const UNMOVABLE: [(&str, &[u8], IsRight); 10] = [
+    ("call of the stack", &[0xff, 0xd4], |why| {
+        matches!(why, Refusal::Unmovable { .. } | Refusal::ReturnsIntoSite { .. })
     }),
     ("66 prefix on a branch", &[0x66, 0xe9, 0x10, 0x20, 0x30, 0x01], |why| {
         matches!(why, Refusal::VendorDependent { .. })
     }),
-    ("start of a transaction", &[0xc7, 0xf8, 0x10, 0x20, 0x30, 0x01], is_transaction),
-    ("end of a transaction", &[0x0f, 0x01, 0xd5], is_transaction),
     ("breakpoint", &[0xcc], |why| matches!(why, Refusal::Breakpoint { .. })),
     ("interrupt", &[0xcd, 0x21], is_privileged),
     ("privileged", &[0xfa], is_privileged),
@@ -31,14 +25,6 @@ const UNMOVABLE: [(&str, &[u8], IsRight); 16] = [
     ("far return", &[0xcb], is_far),
     ("no instruction", &[0x06], |why| matches!(why, Refusal::Undecodable { .. })),
 ];
-
-fn is_call(why: &Refusal) -> bool {
-    matches!(why, Refusal::Call { .. })
-}
-
-fn is_transaction(why: &Refusal) -> bool {
-    matches!(why, Refusal::Transaction { .. })
-}
 
 fn is_privileged(why: &Refusal) -> bool {
     matches!(why, Refusal::Privileged { .. })
@@ -58,6 +44,7 @@ pub(crate) fn refusals(random: &mut Random) -> Vec<Refused> {
         all.push(part.finish(random, class, is_right));
     }
     all.push(ends_early(random));
+    all.push(returns_into_site(random));
     all.push(refers_to_site(random, "branch into the site", 1..=4, &[0x74], |why| {
         matches!(why, Refusal::BranchIntoSite { .. })
     }));
@@ -109,12 +96,21 @@ impl Part {
     }
 }
 
+/// Before what nothing comes to.
 fn ends_early(random: &mut Random) -> Refused {
     let mut part = Part::new(random);
     part.lead(random, 2);
     let end: &[u8] = random.pick(&[&[0xc3], &[0xeb, 0x40], &[0xff, 0xe0], &[0x0f, 0x0b]]);
     part.bytes.extend(end);
+    part.bytes.extend(random.pick::<&[u8]>(&[&[0x00, 0x00], &[0xff, 0xc0], &[0x06, 0x90]]));
     part.finish(random, "ends early", |why| matches!(why, Refusal::EndsEarly { .. }))
+}
+
+fn returns_into_site(random: &mut Random) -> Refused {
+    let mut part = Part::new(random);
+    part.lead(random, 2);
+    part.bytes.extend(random.pick::<&[u8]>(&[&[0xff, 0xd0], &[0xff, 0x13]]));
+    part.finish(random, "returns into the site", |why| matches!(why, Refusal::ReturnsIntoSite { .. }))
 }
 
 /// An instruction behind the site that names a byte of it.

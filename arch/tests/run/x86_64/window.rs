@@ -11,7 +11,7 @@ use crate::run::memory::World;
 use crate::run::random::Random;
 
 /// Bytes that a function has at most.
-const ROOM: u64 = 80;
+const ROOM: u64 = 96;
 /// The stack of a case, and where its pointer is in it.
 const STACK: (u64, u64) = (2048, 1280);
 
@@ -23,7 +23,7 @@ pub(crate) struct Window<'a> {
     world: &'a mut World,
     machine: &'a Machine,
     pub(crate) random: &'a mut Random,
-    form: Form,
+    pub(crate) form: Form,
     address: u64,
     bytes: Vec<u8>,
     /// Offset of the first byte to be overwritten.
@@ -48,7 +48,7 @@ impl<'a> Window<'a> {
         state.general[RBP] = stack + STACK.1 + 0x100;
         let blocks = vec![Block { at: stack, bytes: random.bytes(STACK.0 as usize) }];
         let pad: &[u8] = if random.one_in(6) { &[0xf3, 0x0f, 0x1e, 0xfa] } else { &[] };
-        let form = random.pick(&[Form::Direct, Form::Slot, Form::Island]);
+        let form = random.pick(&[Form::Direct, Form::Slot, Form::Island, Form::Absolute]);
         Self {
             world,
             machine,
@@ -76,7 +76,11 @@ impl<'a> Window<'a> {
 
     /// Bytes that the entry jump still overwrites.
     fn missing(&self) -> usize {
-        let needed = if self.form == Form::Slot { 6 } else { 5 };
+        let needed = match self.form {
+            Form::Slot => 6,
+            Form::Absolute => 14,
+            _ => 5,
+        };
         (self.site + needed).saturating_sub(self.bytes.len())
     }
 
