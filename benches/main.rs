@@ -3,6 +3,7 @@
 mod arguments;
 mod calls;
 mod commits;
+mod coverage;
 mod crowd;
 mod loops;
 mod numbers;
@@ -23,7 +24,10 @@ fn main() -> Result<()> {
         false => Vec::new(),
     };
     let commits = if arguments.commits { commits::measure(arguments.quick)? } else { Vec::new() };
-    let report = report::markdown(first, &calls, &commits)?;
+    let coverage = if arguments.coverage { coverage::measure(arguments.quick) } else { Vec::new() };
+    coverage.iter().for_each(|file| eprint!("{}", file.tally));
+    let report = report::markdown(first, &calls, &commits, &coverage)?;
     print!("{report}");
+    coverage::expect_none_wrong(&coverage)?;
     if arguments.write { report::write(&report) } else { Ok(()) }
 }

@@ -2,6 +2,7 @@
 
 use crate::calls::Call;
 use crate::commits::{Series, Who};
+use crate::coverage::{self, File};
 use crate::crowd::Kind;
 use crate::numbers::{Samples, time};
 use crate::rival;
@@ -18,6 +19,7 @@ pub(crate) fn markdown(
     first: (Duration, Duration),
     calls: &[Call],
     commits: &[Series],
+    files: &[File],
 ) -> Result<String, std::fmt::Error> {
     let mut text = String::new();
     writeln!(text, "\n{}\n", machine())?;
@@ -29,6 +31,9 @@ pub(crate) fn markdown(
         let (apply, rollback) = (time(first.0.as_secs_f64()), time(first.1.as_secs_f64()));
         writeln!(text, "The very first commit of the process: {apply} to apply, {rollback} to roll back.\n")?;
         write_held(&mut text, commits)?;
+    }
+    if !files.is_empty() {
+        coverage::write(&mut text, files)?;
     }
     write_aims(&mut text, calls, commits)?;
     Ok(text)

@@ -2,6 +2,7 @@
 //! break function-patching libraries.
 
 mod aarch64;
+mod coverage;
 mod properties;
 mod run;
 mod support;

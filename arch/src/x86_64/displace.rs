@@ -5,6 +5,7 @@ use iced_x86::{Code, FlowControl, Instruction, Mnemonic, Register};
 use super::assembly::Copies;
 use super::decode;
 use super::loops::Loop;
+use super::relay::{self, Relay};
 use super::relocate::{self, End, Kind};
 use super::sweep::{Body, Perhaps};
 use crate::{Around, Displaced, DisplacedInstruction, Function, Refusal};
@@ -89,10 +90,19 @@ impl Request<'_> {
         let bytes = self.function.bytes.get(start..start + branch.len()).filter(|_| !self.far);
         let text = || decode::text(branch);
         let bytes = bytes.ok_or_else(|| Refusal::LoopsToEntry { from, to, text: text() })?;
-        let new = Loop::new(branch, bytes, self.around, &displaced.loops)?;
+        let new = Loop::new(branch, bytes, self.around, &displaced.loops, &self.taken())?;
         displaced.needs.push(new.need());
         displaced.loops.push(new);
         Ok(())
+    }
+
+    /// What the entry jump takes of the padding: what it overwrites behind the function, and that of a relay.
+    fn taken(&self) -> [(u64, u64); 2] {
+        let relay = Relay::find(self.site, self.around).ok().filter(|_| self.overwritten == relay::SHORT);
+        [
+            (self.site, self.overwritten as u64),
+            relay.map_or((0, 0), |relay| (relay.at, relay.now.len() as u64)),
+        ]
     }
 
     fn collect(&self) -> Result<Displaced, Refusal> {

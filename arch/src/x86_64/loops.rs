@@ -28,19 +28,21 @@ pub(crate) struct Loop {
 }
 
 impl Loop {
-    /// The branch `instruction` with these bytes; `known` are the loops that were found before.
+    /// The branch `instruction` with these bytes; `known` are the loops that were found before, `taken` what else the site
+    /// overwrites, address and length.
     pub(crate) fn new(
         instruction: &Instruction,
         bytes: &[u8],
         around: &Around<'_>,
         known: &[Self],
+        taken: &[(u64, u64)],
     ) -> Result<Self, Refusal> {
         let (from, to) = (instruction.ip(), instruction.near_branch_target());
         let refused = || Refusal::LoopsToEntry { from, to, text: decode::text(instruction) };
         let mut this = Self { from, now: bytes.to_vec(), distance: 4, stub: None };
         if is_short(instruction) {
             this.distance = 1;
-            this.stub = Some(this.find_stub(around, known).ok_or_else(refused)?);
+            this.stub = Some(this.find_stub(around, known, taken).ok_or_else(refused)?);
         } else if !(instruction.is_jmp_near() || instruction.is_jcc_near()) {
             return Err(refused());
         }
@@ -114,12 +116,19 @@ impl Loop {
     }
 
     /// Padding in reach: that of another loop, or its own.
-    fn find_stub(&self, around: &Around<'_>, known: &[Self]) -> Option<(u64, [u8; STUB])> {
+    fn find_stub(
+        &self,
+        around: &Around<'_>,
+        known: &[Self],
+        taken: &[(u64, u64)],
+    ) -> Option<(u64, [u8; STUB])> {
         let in_reach = |at: u64| self.reach().distance(String::new, self.from, at).is_ok();
         let shared = known.iter().filter_map(|other| other.stub).find(|(at, _)| in_reach(*at));
         let is_free = |at: u64| {
             let mut others = known.iter().filter_map(|other| other.stub);
-            others.all(|(other, _)| at + STUB as u64 <= other || other + STUB as u64 <= at)
+            let apart = |other: u64, len: u64| at + STUB as u64 <= other || other + len <= at;
+            others.all(|(other, _)| apart(other, STUB as u64))
+                && taken.iter().all(|&(other, len)| apart(other, len))
         };
         let places = around.paddings.iter().flat_map(|(start, bytes)| {
             (*start..).zip(bytes.array_windows::<STUB>()).map(|(at, now)| (at, *now))
