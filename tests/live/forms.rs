@@ -407,6 +407,7 @@ fn bytes_that_a_punned_jump_needs_stay_as_they_are() {
 
 /// Maps all that is free within reach of a 32-bit distance from `near`, so that nothing else can be.
 fn fill_neighbourhood(near: u64) {
+    let near = near / 4096 * 4096;
     let (low, high) = (near.saturating_sub(3 << 30).max(0x1_0000), near + (3 << 30));
     let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE | libc::MAP_FIXED_NOREPLACE;
     // Reading the map may change it.
@@ -421,10 +422,7 @@ fn fill_neighbourhood(near: u64) {
             if start.min(high) > free_from {
                 let len = (start.min(high) - free_from) as usize;
                 // SAFETY: replaces nothing.
-                let at = unsafe { libc::mmap(free_from as *mut _, len, libc::PROT_NONE, flags, -1, 0) };
-                if at == libc::MAP_FAILED {
-                    eprintln!("{free_from:#x} {len:#x} {}", std::io::Error::last_os_error());
-                }
+                unsafe { libc::mmap(free_from as *mut _, len, libc::PROT_NONE, flags, -1, 0) };
             }
             free_from = free_from.max(end);
         }
@@ -435,7 +433,6 @@ fn fill_neighbourhood(near: u64) {
 fn with_no_memory_nearby_a_jump_to_anywhere_is_used() {
     child::run("forms::with_no_memory_nearby_a_jump_to_anywhere_is_used", || {
         fill_neighbourhood(live_form_long as *const () as u64);
-        eprintln!("{}", std::fs::read_to_string("/proc/self/maps").unwrap());
         static OLD: Original<Function> = Original::new();
         let mut change = Transaction::new();
         let new: Function = {
@@ -447,7 +444,6 @@ fn with_no_memory_nearby_a_jump_to_anywhere_is_used() {
         change.replace_fn("live_form_long", &OLD, new);
         // SAFETY: same types.
         let applied = unsafe { change.commit(&patient()) }.unwrap();
-        eprintln!("{}", std::fs::read_to_string("/proc/self/maps").unwrap());
         // SAFETY: the code of the target.
         let entry = unsafe { bytes_at(live_form_long as *const () as usize, 6) };
         assert_eq!(entry, [0xff, 0x25, 0, 0, 0, 0], "jmp [rip], with the address behind it");
