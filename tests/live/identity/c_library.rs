@@ -3,7 +3,7 @@
 
 use super::crowd::Crowd;
 use super::functions::Loaded;
-use super::thunks::{Place, Thunks};
+use super::thunks::{self, Place, Thunks};
 use super::whole::{self, folder};
 use super::{FLOOR, apart};
 use crate::adds;
@@ -39,9 +39,9 @@ fn commits_go_on_while_the_whole_c_library_is_replaced() {
 fn the_whole(loaded: &Loaded) {
     let before = loaded.content();
     let crowd = Crowd::start(THREADS, round);
-    for place in [Place::Anywhere, Place::Far] {
+    for place in thunks::places() {
         crowd.a_round();
-        let on = whole::replace(&loaded.functions, place, FLOOR, loaded.indirect);
+        let on = whole::replace(&loaded.functions, *place, FLOOR, loaded.indirect);
         crowd.a_round();
         another_commit();
         other_processes();

@@ -3,7 +3,7 @@
 use super::apart;
 use super::crowd::Crowd;
 use super::functions::{Function, Loaded};
-use super::thunks::{Place, Thunks};
+use super::thunks::{self, Place, Thunks};
 use crate::support::{bytes_at, fixtures::Folder, patient};
 use midflight::{Applied, Error, Options, Transaction};
 use std::collections::BTreeMap;
@@ -67,8 +67,8 @@ impl Subject {
         let before = loaded.content();
         let crowd = Crowd::start(THREADS, round.clone());
         crowd.a_round();
-        for place in [Place::Anywhere, Place::Far] {
-            let on = replace(&loaded.functions, place, self.floor, loaded.indirect);
+        for place in thunks::places() {
+            let on = replace(&loaded.functions, *place, self.floor, loaded.indirect);
             round(THREADS);
             crowd.a_round();
             on.report();
