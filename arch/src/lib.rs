@@ -36,6 +36,7 @@
 
 mod aarch64;
 mod choose;
+mod measure;
 mod reach;
 mod refusal;
 mod site;
@@ -43,10 +44,10 @@ mod trace;
 mod x86_64;
 
 pub use choose::{Choice, choose};
+pub use measure::{Displaced, DisplacedInstruction, Measure, island_window, measure, measure_in};
 pub use refusal::Refusal;
 pub use site::{
-    Around, Displaced, DisplacedInstruction, Form, Function, InstructionSet, Measure, Overwritten, PcMap,
-    Places, SitePlan, encode, island_room, island_window, measure, measure_in, padding, slot_room,
-    wants_padding,
+    Around, Form, Function, InstructionSet, Overwritten, PcMap, Places, SitePlan, encode, island_room,
+    padding, slot_room, wants_padding,
 };
 pub use trace::{Trace, trace};

@@ -48,16 +48,13 @@ pub enum Refusal {
     ReadsOwnBytes { address: u64, to: u64, text: String },
 
     #[error(
-        "`{text}` at {address:#x} is a call within the first bytes: its return address would lie in the trampoline; \
-         compile the function with -fpatchable-function-entry"
+        "`{text}` at {address:#x} is a call within the first bytes, and no other instructions can stand for it: returns are \
+         compared with a shadow stack, or it is of an unknown kind; compile the function with -fpatchable-function-entry"
     )]
     Call { address: u64, text: String },
 
     #[error("`{text}` at {address:#x} is part of a hardware transaction and cannot be moved")]
     Transaction { address: u64, text: String },
-
-    #[error("`{text}` at {address:#x} computes a 32-bit address from its own and cannot be moved")]
-    EipRelative { address: u64, text: String },
 
     #[error("`{text}` at {address:#x} is a far transfer of control and cannot be moved")]
     FarTransfer { address: u64, text: String },

@@ -23,7 +23,7 @@ pub(crate) use relocate::trampoline;
 
 use decode::{Kind, Word};
 
-use crate::site::Entry;
+use crate::measure::Entry;
 use crate::{Around, Form, Function, InstructionSet, Measure, Refusal};
 
 /// Bytes of an instruction.

@@ -176,8 +176,7 @@ impl Request<'_> {
             return Err(Refusal::ReturnsIntoSite { address, to, text });
         }
         if self.around.shadow_stack {
-            let reason = "a shadow stack forbids to return to where no call was made";
-            return Err(Refusal::Unmovable { address, text, reason });
+            return Err(Refusal::Call { address, text });
         }
         Ok(())
     }

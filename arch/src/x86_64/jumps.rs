@@ -3,8 +3,8 @@
 use iced_x86::{Code, Encoder, Instruction, MemoryOperand, Register};
 
 use super::decode;
+use crate::measure::Entry;
 use crate::reach::{Need, Reach};
-use crate::site::Entry;
 use crate::{Form, InstructionSet, Refusal};
 
 pub(super) const BRANCH: Reach = Reach::rel32(5);

@@ -21,7 +21,7 @@ pub(crate) use relocate::{Kind, trampoline};
 use pun::Pun;
 use relay::Relay;
 
-use crate::site::Entry;
+use crate::measure::Entry;
 use crate::{Around, Form, Function, InstructionSet, Measure, Refusal};
 
 /// What only x86-64 forms need.
