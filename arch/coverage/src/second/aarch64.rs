@@ -283,7 +283,7 @@ fn body(site: &Site<'_>) -> Result<(), String> {
             }
             _ => continue,
         };
-        if is_call && site.is_entry(to) || is_call && site.copy(address).is_some() {
+        if is_call && (site.is_entry(to) || site.copy(address).is_some()) {
             continue;
         }
         let is_gone = site.is_entry(to) || site.is_inside(to) || site.copy(to).is_some();

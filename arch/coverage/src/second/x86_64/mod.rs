@@ -15,7 +15,11 @@ pub(super) fn verify(site: &Site<'_>) -> Result<(), Doubt> {
     entry(site)?;
     let displaced = displaced(site)?;
     let end = displaced.last().map_or(site.plan.site, At::next);
+    let reached = reached(&displaced);
     for (index, old) in displaced.iter().enumerate() {
+        if !reached.contains(&old.address) {
+            continue;
+        }
         let next = match displaced.get(index + 1) {
             Some(next) => site.copy(next.address).map_or(Next::Lost, Next::At),
             None => behind(site, end),
@@ -24,14 +28,29 @@ pub(super) fn verify(site: &Site<'_>) -> Result<(), Doubt> {
             Some(copy) => moved(site, old, copy, next).map_err(|error| {
                 format!("{} at {:#x}, moved to {copy:#x}: {error}", old.instruction, old.address)
             })?,
-            // Nothing gets there but branches, and each of those needs a copy.
-            None => {
-                let before = index.checked_sub(1).and_then(|before| displaced.get(before));
-                expect(before.is_some_and(At::ends), || format!("{:#x} has no copy", old.address))?;
-            }
+            None => return Err(format!("{:#x} has no copy", old.address).into()),
         }
     }
     body(site, end)
+}
+
+/// Addresses of the displaced instructions that control comes to from the first one. To the others nothing comes: what
+/// stays of the function does not go there ([`body`]).
+fn reached(displaced: &[At]) -> Vec<u64> {
+    let mut found: Vec<u64> = displaced.first().map(|first| first.address).into_iter().collect();
+    let mut next = 0;
+    while let Some(address) = found.get(next).copied() {
+        next += 1;
+        let Some(at) = displaced.iter().find(|at| at.address == address) else { continue };
+        let goes_on = !at.ends() && at.opcode() != Opcode::CALL;
+        let ways = [at.target(), goes_on.then(|| at.next())];
+        for way in ways.into_iter().flatten() {
+            if !found.contains(&way) && displaced.iter().any(|at| at.address == way) {
+                found.push(way);
+            }
+        }
+    }
+    found
 }
 
 /// The entry jump, the padding that it may go through, and the island.
