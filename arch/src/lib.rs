@@ -39,6 +39,7 @@ mod choose;
 mod reach;
 mod refusal;
 mod site;
+mod tables;
 mod x86_64;
 
 pub use choose::{Choice, choose};
@@ -47,3 +48,4 @@ pub use site::{
     Around, Displaced, DisplacedInstruction, Form, Function, InstructionSet, Measure, PcMap, Places, Relayed,
     SitePlan, encode, island_room, island_window, measure, measure_in, padding, slot_room,
 };
+pub use tables::{Jumps, Table, TableKind, branches_into, jumps};

@@ -2,6 +2,7 @@
 
 use super::around::{self, Surroundings};
 use super::copies::{self, Policy};
+use super::entrances::Entrances;
 use super::image::{FunctionSymbol, ModuleImage};
 use super::loaded::{Loaded, LoadedModule, OpenModule};
 use super::modules::{Module, ModuleHold};
@@ -31,8 +32,11 @@ pub(crate) struct Target {
     pub(crate) surroundings: Surroundings,
     /// May indirect calls enter it at a landing pad only (PROT_BTI)?
     pub(crate) guarded: bool,
-    /// Run-time addresses of other symbols inside it, which may be called too; sorted.
+    /// Run-time addresses inside it at which it may be entered too: other symbols, targets of its jump tables, and of
+    /// branches from its parts elsewhere; sorted.
     pub(crate) inner: Vec<u64>,
+    /// Was each of its jumps to a computed address followed through a table?
+    pub(crate) jumps_told: bool,
     /// Raw names of other functions that have the same code.
     pub(crate) other_names: Vec<String>,
     /// How its module was built, if it is a function of Rust's.
@@ -206,14 +210,26 @@ impl Resolver {
         let own = function.value..function.value.saturating_add(function.size);
         let labels = image.labels(around::window(&own));
         let surroundings = Surroundings::of(image, &open.file, &own, &labels, module.bias);
-        let inner =
-            labels.into_iter().map(|(label, _)| label).filter(|label| own.start < *label && *label < own.end);
-        let mut inner: Vec<u64> = inner.map(|label| module.bias.wrapping_add(label)).collect();
-        inner.dedup();
+        let inside =
+            labels.iter().map(|(label, _)| *label).filter(|label| own.start < *label && *label < own.end);
+        let entrances = Entrances::of(image, &open.file, &own, &bytes, inside);
+        let inner = entrances.inside.iter().map(|address| module.bias.wrapping_add(*address)).collect();
+        let jumps_told = entrances.told;
         let build = is_rust_name(function.name()).then(|| Arc::clone(image.build(&open.file)));
         let (name, module, guarded) = (name.to_owned(), module.path.clone(), open.guarded);
-        let target =
-            Target { name, symbol, module, address, bytes, surroundings, guarded, inner, other_names, build };
+        let target = Target {
+            name,
+            symbol,
+            module,
+            address,
+            bytes,
+            surroundings,
+            guarded,
+            inner,
+            jumps_told,
+            other_names,
+            build,
+        };
         Ok(HeldTarget { target: Arc::new(target), hold })
     }
 }

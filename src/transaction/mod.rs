@@ -123,6 +123,7 @@ fn check_one(
             let selected = selector.select(target, replacement)?;
             function.form = selected.form;
             function.describe(&selected.measure, &selected.passed_over);
+            function.has_indirect_jump &= !target.jumps_told;
         }
     }
     Ok(function)

@@ -11,3 +11,4 @@ mod pads;
 mod parked;
 mod prefixes;
 mod system;
+mod tables;
