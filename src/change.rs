@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::options::Options;
 use crate::plan::Check;
 use crate::process::{HeldTarget, Policy, Remembered, Resolver};
-use crate::transaction::{Change, Held, MACHINE, OriginalCell, Request, Session, wants_surroundings};
+use crate::transaction::{Change, Held, MACHINE, OriginalCell, Request, Session};
 use midflight_patch::{FnPointer, Original};
 use std::fmt;
 use std::sync::Arc;
@@ -175,7 +175,7 @@ pub(crate) fn resolve_all<'a>(
     options: &Options,
     targets: impl Iterator<Item = &'a Target>,
 ) -> Result<Vec<Vec<HeldTarget>>, Error> {
-    known.resolve(MACHINE, policy(options), wants_surroundings, |resolver| {
+    known.resolve(MACHINE, policy(options), |resolver| {
         let (mut found, mut errors) = (Vec::new(), Vec::new());
         for target in targets {
             match target.resolve(resolver) {
@@ -267,8 +267,7 @@ pub unsafe fn replace<F: FnPointer>(old: F, new: F) -> Result<Hook<F>, Error> {
 /// As of [`Transaction::commit`].
 pub unsafe fn replace_with<F: FnPointer>(old: F, new: F, options: &Options) -> Result<Hook<F>, Error> {
     let session = Session::begin(options)?;
-    let targets =
-        Resolver::new(MACHINE, policy(options), wants_surroundings).by_address(F::address(old) as u64)?;
+    let targets = Resolver::new(MACHINE, policy(options)).by_address(F::address(old) as u64)?;
     let original = Arc::new(AtomicU64::new(0));
     let cell = OriginalCell::Shared(Arc::clone(&original));
     let name = targets.first().map(|target| target.target.name.clone()).unwrap_or_default();

@@ -61,7 +61,7 @@ const LAYERS: &[(&str, &[&str])] = &[
     ("elf", &[]),
     ("manifest", &["elf", "error"]),
     ("plan", &["arch", "elf", "error", "serialize"]),
-    ("process", &["elf", "error", "sys"]),
+    ("process", &["arch", "elf", "error", "sys"]),
     ("loader", &["sys", "error", "process"]),
     ("memory", &["held", "sys", "proof", "fault"]),
     ("threads", &["held", "sys", "proof", "fault", "error"]),

@@ -40,6 +40,7 @@ mod measure;
 mod reach;
 mod refusal;
 mod site;
+mod tables;
 mod trace;
 mod x86_64;
 
@@ -50,4 +51,5 @@ pub use site::{
     Around, Form, Function, InstructionSet, Overwritten, PcMap, Places, SitePlan, encode, island_room,
     padding, slot_room, wants_padding,
 };
+pub use tables::{Jumps, Table, TableKind, branches_into, jumps};
 pub use trace::{Trace, trace};

@@ -99,7 +99,7 @@ impl<'t> Symbol<'t> {
     }
 
     /// Whether the name begins so.
-    pub(super) fn begins_with(&self, prefix: &[u8]) -> bool {
+    pub(crate) fn begins_with(&self, prefix: &[u8]) -> bool {
         self.names.get(self.name as usize..).is_some_and(|rest| rest.starts_with(prefix))
     }
 

@@ -47,7 +47,7 @@ pub struct CheckedFunction {
     pub displaced: Vec<String>,
     /// How many patches are on this function now.
     pub layers: usize,
-    /// Does the function jump through a table or a register? Such jumps were not followed.
+    /// Does the function jump through a table or a register, and could it not be told where to?
     pub has_indirect_jump: bool,
     /// Raw names of other functions that have the same code: their calls go to the replacement too.
     pub other_names: Vec<String>,

@@ -2,11 +2,13 @@
 //!
 //! Read by pread(2), never mapped: a file that is truncated meanwhile gives an error, not SIGBUS.
 
+use super::entrances::whole_of;
 use super::index::Index;
 use super::modules::Module;
 use super::names::{Matcher, rust_name};
 use crate::elf::{
-    Binding, Build, Fault, Image, Machine, Source, Symbol, SymbolKind, SymbolTable, Symbols, Unwind,
+    Binding, Build, Fault, FileKind, Image, Machine, Pointer, Source, Symbol, SymbolKind, SymbolTable,
+    Symbols, Unwind,
 };
 use crate::error::Error;
 use std::borrow::Cow;
@@ -61,6 +63,8 @@ pub(crate) struct ModuleImage {
     by_rust_name: OnceLock<Index>,
     /// Everything that has an address by the file's address.
     by_address: OnceLock<Index>,
+    /// Parts of functions by a digest of the name of the whole.
+    by_whole: OnceLock<Index>,
     build: OnceLock<Arc<Build>>,
     unwind: OnceLock<Option<Unwind>>,
 }
@@ -77,9 +81,9 @@ impl ModuleImage {
             let symbols = image.symbols(file, table).map_err(|fault| bad(fault.to_string()))?;
             tables.extend(symbols.map(Symbols::into_owned));
         }
-        let (by_name, by_rust_name, by_address, build, unwind) = Default::default();
+        let (by_name, by_rust_name, by_address, by_whole, build, unwind) = Default::default();
         let passes = AtomicUsize::new(0);
-        let this = Self { image, tables, passes, by_name, by_rust_name, by_address, build, unwind };
+        let this = Self { image, tables, passes, by_name, by_rust_name, by_address, by_whole, build, unwind };
         this.check_identity(module)?;
         Ok(this)
     }
@@ -144,6 +148,62 @@ impl ModuleImage {
         labels.sort_unstable();
         labels.dedup();
         labels
+    }
+
+    /// The parts that compilers put elsewhere of the function at `value`, where their names tell.
+    pub(super) fn parts_of(&self, value: u64) -> Vec<Range<u64>> {
+        let mut parts: Vec<Range<u64>> = Vec::new();
+        // A part is named after one of the names of the whole.
+        for whole in self.at(value) {
+            let whole = without_version(whole.name());
+            let is_its =
+                |symbol: &Symbol<'_>| symbol.begins_with(whole) && whole_of(symbol.name()) == Some(whole);
+            let part =
+                |function: FunctionSymbol<'_>| function.value..function.value.saturating_add(function.size);
+            if self.may_pass() {
+                let symbols = self.functions().filter(|function| is_its(&function.symbol));
+                parts.extend(symbols.map(part));
+            } else {
+                let index = self.by_whole.get_or_init(|| {
+                    self.index(|symbol| {
+                        FunctionSymbol::of(*symbol).and_then(|function| whole_of(function.name())).map(digest)
+                    })
+                });
+                let symbols =
+                    index.equal(digest(whole)).filter_map(|place| self.symbol(place)).filter(is_its);
+                parts.extend(symbols.filter_map(FunctionSymbol::of).map(part));
+            }
+        }
+        parts
+    }
+
+    /// The pointers in a range of addresses as the dynamic linker will leave them, less the load bias; 0 for what does
+    /// not point into this file.
+    pub(super) fn pointers(&self, file: &ModuleFile, range: Range<u64>) -> Result<Vec<u8>, Fault> {
+        let dynamic = match self.image.kind() {
+            FileKind::Dynamic => self.image.dynamic(file)?,
+            FileKind::Fixed => None,
+        };
+        let Some(dynamic) = dynamic else {
+            return self.bytes_at(file, range.start, range.end.saturating_sub(range.start));
+        };
+        let relocations = self.image.relocations(file, &dynamic, range.clone())?;
+        let mut pointers = Vec::new();
+        for address in range.step_by(size_of::<u64>()) {
+            let pointer = match self.image.pointer_at(file, &dynamic, &relocations, address)? {
+                Pointer::Address(address) => address,
+                _ => 0,
+            };
+            pointers.extend(pointer.to_le_bytes());
+        }
+        Ok(pointers)
+    }
+
+    /// How many bytes from `address` on stand in the file, in one segment.
+    pub(super) fn file_bytes_from(&self, address: u64) -> u64 {
+        let loads =
+            self.image.loads().iter().map(|load| load.memory.start..load.memory.start + load.file_len);
+        loads.filter(|bytes| bytes.contains(&address)).map(|bytes| bytes.end - address).next().unwrap_or(0)
     }
 
     /// The unwind table, read once.
@@ -255,6 +315,11 @@ fn label(symbol: &Symbol<'_>) -> Option<u64> {
     let is_address = symbol.defined && symbol.kind != SymbolKind::Tls;
     // `$x` and `$d` mark code and data on aarch64, and are nobody's target (its ELF supplement).
     (is_address && !symbol.name().starts_with(b"$")).then_some(symbol.value)
+}
+
+/// A name without the version that linkers put behind it.
+fn without_version(name: &[u8]) -> &[u8] {
+    name.split(|byte| *byte == b'@').next().unwrap_or(name)
 }
 
 /// FNV-1a, 64 bits.

@@ -2,6 +2,7 @@
 
 mod around;
 mod copies;
+mod entrances;
 mod guard;
 mod image;
 mod index;

@@ -22,13 +22,11 @@ struct Found {
 }
 
 impl Remembered {
-    /// The targets that `find` finds, by heart if nothing has changed since. `wants` tells by a function's bytes whether its
-    /// surroundings are of use.
+    /// The targets that `find` finds, by heart if nothing has changed since.
     pub(crate) fn resolve(
         &self,
         machine: Machine,
         policy: Policy,
-        wants: fn(&[u8]) -> bool,
         find: impl FnOnce(&Resolver) -> Result<Vec<Vec<HeldTarget>>, Error>,
     ) -> Result<Vec<Vec<HeldTarget>>, Error> {
         let loaded = Loaded::now();
@@ -38,7 +36,7 @@ impl Remembered {
             return Ok(targets);
         }
         *known = None;
-        let found = find(&Resolver::of(Arc::clone(&loaded), machine, policy, wants))?;
+        let found = find(&Resolver::of(Arc::clone(&loaded), machine, policy))?;
         let one = |held: &HeldTarget| Arc::clone(&held.target);
         let targets = found.iter().map(|all| all.iter().map(one).collect()).collect();
         *known = Some(Found { loaded, policy, targets });

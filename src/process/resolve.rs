@@ -2,10 +2,12 @@
 
 use super::around::{self, Surroundings};
 use super::copies::{self, Policy};
+use super::entrances::Entrances;
 use super::image::{FunctionSymbol, ModuleImage};
 use super::loaded::{Loaded, LoadedModule, OpenModule};
 use super::modules::{Module, ModuleHold};
 use super::names::{Matcher, TargetName, nearest, readable};
+use crate::arch::{self, InstructionSet};
 use crate::elf::{Build, Machine, is_rust_name};
 use crate::error::{Candidate, Error};
 use std::cell::RefCell;
@@ -31,8 +33,11 @@ pub(crate) struct Target {
     pub(crate) surroundings: Surroundings,
     /// May indirect calls enter it at a landing pad only (PROT_BTI)?
     pub(crate) guarded: bool,
-    /// Run-time addresses of other symbols inside it, which may be called too; sorted.
+    /// Run-time addresses inside it at which it may be entered too: other symbols, targets of its jump tables, and of
+    /// branches from its parts elsewhere; sorted.
     pub(crate) inner: Vec<u64>,
+    /// Was each of its jumps to a computed address followed through a table?
+    pub(crate) jumps_told: bool,
     /// Raw names of other functions that have the same code.
     pub(crate) other_names: Vec<String>,
     /// How its module was built, if it is a function of Rust's.
@@ -58,25 +63,18 @@ pub(crate) struct HeldTarget {
 pub(crate) struct Resolver {
     machine: Machine,
     policy: Policy,
-    /// Are the surroundings of a function with these bytes of use?
-    wants_surroundings: fn(&[u8]) -> bool,
     loaded: Arc<Loaded>,
     /// By the address of the module's record.
     opened: RefCell<BTreeMap<*const LoadedModule, Rc<OpenModule>>>,
 }
 
 impl Resolver {
-    pub(crate) fn new(machine: Machine, policy: Policy, wants_surroundings: fn(&[u8]) -> bool) -> Self {
-        Self::of(Loaded::now(), machine, policy, wants_surroundings)
+    pub(crate) fn new(machine: Machine, policy: Policy) -> Self {
+        Self::of(Loaded::now(), machine, policy)
     }
 
-    pub(super) fn of(
-        loaded: Arc<Loaded>,
-        machine: Machine,
-        policy: Policy,
-        wants_surroundings: fn(&[u8]) -> bool,
-    ) -> Self {
-        Self { machine, policy, wants_surroundings, loaded, opened: RefCell::default() }
+    pub(super) fn of(loaded: Arc<Loaded>, machine: Machine, policy: Policy) -> Self {
+        Self { machine, policy, loaded, opened: RefCell::default() }
     }
 
     /// The function called `name`, with its copies: in the module it names, else in the first module that has one.
@@ -216,22 +214,42 @@ impl Resolver {
         let hold = Arc::new(module.hold(name)?);
         let symbol = String::from_utf8_lossy(function.name()).into_owned();
         let own = function.value..function.value.saturating_add(size);
-        let is_wanted = (self.wants_surroundings)(&bytes);
-        let labels = image.labels(if is_wanted { around::window(&own) } else { own.clone() });
-        let surroundings = if is_wanted {
+        let set = instruction_set(self.machine);
+        let wants_padding = arch::wants_padding(set, &bytes);
+        let labels = image.labels(if wants_padding { around::window(&own) } else { own.clone() });
+        let surroundings = if wants_padding {
             Surroundings::of(image, &open.file, &own, &labels, module.bias)
         } else {
             Surroundings::default()
         };
-        let inner =
-            labels.into_iter().map(|(label, _)| label).filter(|label| own.start < *label && *label < own.end);
-        let mut inner: Vec<u64> = inner.map(|label| module.bias.wrapping_add(label)).collect();
-        inner.dedup();
+        let inside =
+            labels.iter().map(|(label, _)| *label).filter(|label| own.start < *label && *label < own.end);
+        let entrances = Entrances::of(set, image, &open.file, &own, &bytes, inside);
+        let inner = entrances.inside.iter().map(|address| module.bias.wrapping_add(*address)).collect();
+        let jumps_told = entrances.told;
         let build = is_rust_name(function.name()).then(|| Arc::clone(image.build(&open.file)));
         let (name, module, guarded) = (name.to_owned(), module.path.clone(), open.guarded);
-        let target =
-            Target { name, symbol, module, address, bytes, surroundings, guarded, inner, other_names, build };
+        let target = Target {
+            name,
+            symbol,
+            module,
+            address,
+            bytes,
+            surroundings,
+            guarded,
+            inner,
+            jumps_told,
+            other_names,
+            build,
+        };
         Ok(HeldTarget { target: Arc::new(target), hold })
+    }
+}
+
+fn instruction_set(machine: Machine) -> InstructionSet {
+    match machine {
+        Machine::X86_64 => InstructionSet::X86_64,
+        Machine::Aarch64 => InstructionSet::Aarch64,
     }
 }
 

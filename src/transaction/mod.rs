@@ -17,7 +17,7 @@ pub use registry::Held;
 pub(crate) use registry::{Entry, applied};
 pub(crate) use site::OriginalCell;
 
-use crate::arch::{self, Form, InstructionSet};
+use crate::arch::{Form, InstructionSet};
 use crate::elf::Machine;
 use crate::error::Error;
 use crate::plan::{Check, CheckedFunction};
@@ -37,11 +37,6 @@ pub(crate) const MACHINE: Machine = match HOST {
     InstructionSet::X86_64 => Machine::X86_64,
     _ => Machine::Aarch64,
 };
-
-/// Are the surroundings of a function with these bytes of use for its site?
-pub(crate) fn wants_surroundings(bytes: &[u8]) -> bool {
-    arch::wants_padding(HOST, bytes)
-}
 
 /// One function to be replaced.
 #[derive(Debug)]
@@ -128,6 +123,7 @@ fn check_one(
             let selected = selector.select(target, replacement)?;
             function.form = selected.form;
             function.describe(&selected.measure, &selected.passed_over);
+            function.has_indirect_jump &= !target.jumps_told;
         }
     }
     Ok(function)

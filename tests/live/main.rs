@@ -16,6 +16,7 @@ mod compile_fail;
 mod contract;
 mod copies;
 mod copies_of_midflight;
+mod entrances;
 mod errors;
 mod faults;
 mod fork;

@@ -29,6 +29,16 @@ use crate::{Around, Form, Function, InstructionSet, Measure, Refusal};
 /// Bytes of an instruction.
 const WORD: u64 = 4;
 
+/// Whether it jumps to an address that it computes.
+pub(crate) fn has_indirect_jump(function: &Function<'_>) -> bool {
+    decode::words(function).any(|word: Word| word.kind == Kind::Jump)
+}
+
+/// Where the direct branches go.
+pub(crate) fn branches_of(function: &Function<'_>) -> Vec<u64> {
+    decode::words(function).filter(Word::is_branch).filter_map(|word| word.target()).collect()
+}
+
 /// Indirect calls of a function on a guarded page land on `bti c`, or on `paciasp` or `pacibsp`, which are landing pads
 /// for the same branches (Arm Architecture Reference Manual, "Branch Target Identification", `BTypeCompatible_PACIXSP`).
 /// Every `bti` with a target stays where it is, on any page: it does nothing else. Signing cannot stay, since the
@@ -49,7 +59,7 @@ pub(crate) fn measure(function: &Function<'_>, around: &Around<'_>) -> Measure {
     let near = displace::displace(function, around, kept, if pad { 2 } else { 1 });
     Measure {
         entry: Entry { set, site: function.address.wrapping_add(kept), pad, x86: Default::default() },
-        indirect_jump: decode::words(function).any(|word: Word| word.kind == Kind::Jump),
+        indirect_jump: has_indirect_jump(function),
         direct: near.clone(),
         slot: none(Form::Slot),
         island: near,

@@ -11,12 +11,14 @@ mod pun;
 mod relay;
 mod relocate;
 mod sweep;
+mod tables;
 
 use iced_x86::{Code, Mnemonic};
 
 pub(crate) use jumps::{ISLAND_ROOM, entry_jump, entry_needs, island, island_need};
 pub(crate) use loops::{Loop, may_loop};
 pub(crate) use relocate::{Kind, trampoline};
+pub(crate) use tables::{branches_of, jumps_of};
 
 use pun::Pun;
 use relay::Relay;

@@ -58,7 +58,7 @@ fn a_shadow_stack_forbids_it() {
     let function = Function { address: AT, bytes: &bytes, guarded: false };
     let around = Around { shadow_stack: true, ..Around::default() };
     let measure = measure_in(InstructionSet::X86_64, &function, &around);
-    assert!(matches!(measure.usable(Form::Island), Err(Refusal::Unmovable { address: AT, .. })));
+    assert!(matches!(measure.usable(Form::Island), Err(Refusal::Call { address: AT, .. })));
 }
 
 #[test]

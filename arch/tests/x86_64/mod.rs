@@ -12,3 +12,4 @@ mod pads;
 mod parked;
 mod prefixes;
 mod system;
+mod tables;
