@@ -87,13 +87,24 @@ impl Request<'_> {
     fn lead_back(&self, displaced: &mut Displaced, branch: &Instruction) -> Result<(), Refusal> {
         let (from, to) = (branch.ip(), branch.near_branch_target());
         let start = (from - self.function.address) as usize;
-        let bytes = self.function.bytes.get(start..start + branch.len()).filter(|_| !self.far);
+        let bytes = self.function.bytes.get(start..start + branch.len());
+        let bytes = bytes.filter(|_| !self.far && self.is_in_sequence(start));
         let text = || decode::text(branch);
         let bytes = bytes.ok_or_else(|| Refusal::LoopsToEntry { from, to, text: text() })?;
         let new = Loop::new(branch, bytes, self.around, &displaced.loops, &self.taken())?;
         displaced.needs.push(new.need());
         displaced.loops.push(new);
         Ok(())
+    }
+
+    /// Whether an instruction at an offset follows those before it. One inside of another must not be changed.
+    fn is_in_sequence(&self, offset: usize) -> bool {
+        let mut at = 0;
+        while at < offset {
+            let rest = self.function.bytes.get(at..).unwrap_or_default();
+            at += decode::one(rest, self.function.address + at as u64).map_or(1, |found| found.len());
+        }
+        at == offset
     }
 
     /// What the entry jump takes of the padding: what it overwrites behind the function, and that of a relay.
