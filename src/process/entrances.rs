@@ -6,7 +6,7 @@
 
 use super::image::{ModuleFile, ModuleImage};
 use crate::arch::{self, Function, InstructionSet, Table, TableKind};
-use crate::elf::{Fault, Machine};
+use crate::elf::Fault;
 use std::ops::Range;
 
 /// A part that is longer is not read.
@@ -30,10 +30,7 @@ impl Entrances {
         bytes: &[u8],
         labels: impl Iterator<Item = u64>,
     ) -> Self {
-        let set = match image.machine() {
-            Machine::X86_64 => InstructionSet::X86_64,
-            Machine::Aarch64 => InstructionSet::Aarch64,
-        };
+        let set = image.instruction_set();
         let mut entrances = Self { inside: labels.collect(), told: true };
         if may_jump_by_table(set, bytes) {
             entrances.add_tables(set, image, file, function, bytes);
