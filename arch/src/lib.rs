@@ -27,15 +27,16 @@
 //! # Ok::<(), Refusal>(())
 //! ```
 //!
-//! What it does not see: branches from other symbols into the site (a `.cold` part, a jump table, a landing
-//! pad of an exception), and whether a call of the function was inlined. [`Measure::has_indirect_jump`] tells
-//! when there may be a jump table.
+//! What it does not see: branches from other symbols into the site (from a landing pad of an exception, say), and whether
+//! a call of the function was inlined. [`Measure::has_indirect_jump`] tells when there may be a jump table, [`jumps`] finds
+//! those that it knows, and [`branches_into`] tells where the code of a `.cold` part goes: [`choose`] takes such entrances.
 
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
 mod aarch64;
 mod choose;
+mod ending;
 mod measure;
 mod reach;
 mod refusal;
@@ -45,6 +46,7 @@ mod trace;
 mod x86_64;
 
 pub use choose::{Choice, choose};
+pub use ending::{Ending, ending};
 pub use measure::{Displaced, DisplacedInstruction, Measure, island_window, measure, measure_in};
 pub use refusal::Refusal;
 pub use site::{

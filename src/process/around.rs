@@ -2,8 +2,11 @@
 //!
 //! Bytes belong to nobody if they stand between the end of one function and the beginning of the next, both known: by a
 //! symbol with a size, or by an entry of the unwind table. Whether they are padding is up to whoever knows instructions.
+//! Gaps that a function runs on into are left out, as in assembly whose next function is aligned with NOPs: a jump there
+//! would be taken.
 
 use super::image::{ModuleFile, ModuleImage};
+use crate::arch::{self, Ending};
 use std::ops::Range;
 
 /// How far before the first byte a jump of two bytes may lead.
@@ -12,6 +15,9 @@ const BEFORE: u64 = 128;
 const AFTER: u64 = 4 + 129 + 129;
 /// As much padding as is looked at: what alignment to a cache line makes.
 const MOST: u64 = 64;
+
+/// A longer function is not read for its end.
+const LONGEST: u64 = 16 * 1024;
 
 /// Bytes around a function, as they stand in the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -91,9 +97,29 @@ impl Known<'_> {
         let (mut gaps, mut from) = (Vec::new(), range.start.max(1));
         while let Some(start) = self.start_from(from).filter(|start| *start < range.end) {
             let end = self.end_before(start).filter(|end| *end < start && start - end <= MOST);
-            gaps.extend(end.map(|end| end..start));
+            gaps.extend(end.filter(|end| !self.is_run_into(*end)).map(|end| end..start));
             from = start + 1;
         }
         gaps
+    }
+
+    /// Does the function that ends at `end` run on behind it, or can that not be told?
+    fn is_run_into(&self, end: u64) -> bool {
+        let labels =
+            self.labels.iter().filter(|(start, size)| start.saturating_add(*size) == end && *size > 0);
+        let label = labels.map(|(start, _)| *start).max();
+        let entry = self.image.unwind(self.file).and_then(|unwind| {
+            self.image.last_unwound(self.file, unwind, end - 1).ok()?.filter(|entry| entry.end == end)
+        });
+        let Some(start) = label.or(entry.as_ref().map(|entry| entry.start)) else { return true };
+        let len = end - start;
+        let bytes =
+            if len > LONGEST { Err(()) } else { self.image.bytes_at(self.file, start, len).map_err(drop) };
+        match bytes.map(|bytes| arch::ending(self.image.instruction_set(), &bytes)) {
+            Ok(Ending::Ends) => false,
+            // A compiler knows of calls that never return. Whoever writes unwind entries is one, mostly.
+            Ok(Ending::Call) => entry.is_none(),
+            Ok(Ending::Continues) | Err(()) => true,
+        }
     }
 }

@@ -6,6 +6,7 @@ use super::entrances::whole_of;
 use super::index::Index;
 use super::modules::Module;
 use super::names::{Matcher, rust_name};
+use crate::arch::InstructionSet;
 use crate::elf::{
     Binding, Build, Fault, FileKind, Image, Machine, Pointer, Source, Symbol, SymbolKind, SymbolTable,
     Symbols, Unwind,
@@ -197,6 +198,13 @@ impl ModuleImage {
             pointers.extend(pointer.to_le_bytes());
         }
         Ok(pointers)
+    }
+
+    pub(super) fn instruction_set(&self) -> InstructionSet {
+        match self.image.machine() {
+            Machine::X86_64 => InstructionSet::X86_64,
+            Machine::Aarch64 => InstructionSet::Aarch64,
+        }
     }
 
     /// How many bytes from `address` on stand in the file, in one segment.

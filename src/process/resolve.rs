@@ -7,7 +7,7 @@ use super::image::{FunctionSymbol, ModuleImage};
 use super::loaded::{Loaded, LoadedModule, OpenModule};
 use super::modules::{Module, ModuleHold};
 use super::names::{Matcher, TargetName, nearest, readable};
-use crate::arch::{self, InstructionSet};
+use crate::arch;
 use crate::elf::{Build, Machine, is_rust_name};
 use crate::error::{Candidate, Error};
 use std::cell::RefCell;
@@ -214,7 +214,7 @@ impl Resolver {
         let hold = Arc::new(module.hold(name)?);
         let symbol = String::from_utf8_lossy(function.name()).into_owned();
         let own = function.value..function.value.saturating_add(size);
-        let set = instruction_set(self.machine);
+        let set = image.instruction_set();
         let wants_padding = arch::wants_padding(set, &bytes);
         let labels = image.labels(if wants_padding { around::window(&own) } else { own.clone() });
         let surroundings = if wants_padding {
@@ -243,13 +243,6 @@ impl Resolver {
             build,
         };
         Ok(HeldTarget { target: Arc::new(target), hold })
-    }
-}
-
-fn instruction_set(machine: Machine) -> InstructionSet {
-    match machine {
-        Machine::X86_64 => InstructionSet::X86_64,
-        Machine::Aarch64 => InstructionSet::Aarch64,
     }
 }
 

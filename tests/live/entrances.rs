@@ -20,7 +20,7 @@ fn loaded(library: &std::path::Path) -> Library {
     unsafe { Library::new(library) }.unwrap()
 }
 
-/// A `switch`, one in a loop, computed jumps, all values of a byte, and calls through an array that is not its own.
+/// A `switch`, one in a loop, computed jumps, and such through an array that may be the caller's.
 const SWITCHES: &str = r"
 int live_switch(int n, int x) {
     switch (n) {
@@ -42,8 +42,13 @@ int live_computed(const unsigned char *p, int x) {
     c: x ^= 9; goto *where[*p++ & 3];
     d: return x;
 }
-typedef int (*function)(int);
-int live_through_array(function *array, int n) { return array[n](n); }
+int live_through_array(const void *const *where, int n) {
+    static const void *const own[] = { &&a, &&b };
+    if (!where) where = own;
+    goto *where[n];
+    a: return 1;
+    b: return 2;
+}
 int live_plain(int x) { return x * 77 + 5; }
 ";
 

@@ -8,6 +8,7 @@
 #![allow(clippy::multiple_unsafe_ops_per_block, reason = "calls of libc in a row have one reason")]
 #![allow(clippy::unwrap_used, reason = "a test that meets an error fails")]
 
+mod around;
 mod bad_input;
 mod by_hand;
 mod bytes;

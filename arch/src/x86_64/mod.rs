@@ -4,6 +4,7 @@ mod assembly;
 mod calls;
 mod decode;
 mod displace;
+mod ending;
 mod far;
 mod jumps;
 mod loops;
@@ -15,6 +16,7 @@ mod tables;
 
 use iced_x86::{Code, Mnemonic};
 
+pub(crate) use ending::ending;
 pub(crate) use jumps::{ISLAND_ROOM, entry_jump, entry_needs, island, island_need};
 pub(crate) use loops::{Loop, may_loop};
 pub(crate) use relocate::{Kind, trampoline};

@@ -14,26 +14,27 @@ use iced_x86::{
     Register,
 };
 
+use std::collections::BTreeSet;
+
 use super::decode;
 use crate::{Function, Jumps, Table, TableKind};
 
-/// So many instructions before one are looked at for what it uses.
-const BACK: usize = 16;
-/// The same, for the comparison that tells how many entries there are.
-const FARTHER: usize = 32;
+/// So many instructions are looked at for what made a register.
+const MOST_SEEN: usize = 512;
+/// So many before a load are looked at for the comparison that tells how many entries there are.
+const BACK: usize = 32;
 
 /// The jump tables of a function.
 pub(crate) fn jumps_of(function: &Function<'_>) -> Jumps {
     let mut code = Listing::read(function);
     let mut jumps = Jumps { tables: Vec::new(), matched: code.is_whole };
-    for at in 0..code.instructions.len() {
-        if code.is_computed_jump(at) {
-            match code.tables_of_jump(at) {
-                Some(tables) => jumps.tables.extend(tables),
-                None => jumps.matched = false,
-            }
+    for at in code.computed.clone() {
+        match code.tables_of_jump(at) {
+            Some(tables) => jumps.tables.extend(tables),
+            None => jumps.matched = false,
         }
     }
+    jumps.matched &= !code.unsure;
     // Of two comparisons the one that tells of more entries counts.
     jumps.tables.sort_unstable();
     jumps.tables.reverse();
@@ -53,8 +54,12 @@ struct Listing<'a> {
     instructions: Vec<Instruction>,
     /// Are there no other bytes?
     is_whole: bool,
-    /// Where branches go; sorted.
-    targets: Vec<u64>,
+    /// The jumps to computed addresses.
+    computed: Vec<usize>,
+    /// Was a table found of which it is not sure that it is the only one?
+    unsure: bool,
+    /// Where branches go, and which those are; sorted.
+    branches: Vec<(u64, usize)>,
     info: InstructionInfoFactory,
 }
 
@@ -67,19 +72,18 @@ impl<'a> Listing<'a> {
             offset += next.map_or(1, |next| next.len());
             instructions.extend(next);
         }
-        let mut targets: Vec<u64> = instructions.iter().filter_map(decode::branch_target).collect();
-        targets.sort_unstable();
-        Self { function, instructions, is_whole, targets, info: InstructionInfoFactory::new() }
+        let numbered = instructions.iter().enumerate();
+        let branches = numbered.filter_map(|(at, branch)| Some((decode::branch_target(branch)?, at)));
+        let mut branches: Vec<(u64, usize)> = branches.collect();
+        branches.sort_unstable();
+        let computed =
+            (0..).zip(&instructions).filter(|(_, one)| is_computed_jump(one)).map(|(at, _)| at).collect();
+        let (info, unsure) = (InstructionInfoFactory::new(), false);
+        Self { function, instructions, is_whole, computed, unsure, branches, info }
     }
 
     fn get(&self, at: usize) -> Option<Instruction> {
         self.instructions.get(at).copied()
-    }
-
-    fn is_computed_jump(&self, at: usize) -> bool {
-        self.get(at).is_some_and(|jump| {
-            jump.flow_control() == FlowControl::IndirectBranch && !is_through_pointer(&jump)
-        })
     }
 
     fn tables_of_jump(&mut self, at: usize) -> Option<Vec<Table>> {
@@ -87,13 +91,22 @@ impl<'a> Listing<'a> {
         if jump.op0_kind() == OpKind::Memory {
             return self.tables_of_load(at, TableKind::Absolute);
         }
-        let (maker, made) = self.maker(at, jump.op0_register())?;
+        let mut tables = Vec::new();
+        for maker in self.makers(at, jump.op0_register())? {
+            tables.extend(self.tables_of_value(maker)?);
+        }
+        Some(tables)
+    }
+
+    /// The tables from which the instruction makes an address.
+    fn tables_of_value(&mut self, at: usize) -> Option<Vec<Table>> {
+        let made = self.get(at)?;
         match made.code() {
             Code::Mov_r64_rm64 if made.op1_kind() == OpKind::Memory => {
-                self.tables_of_load(maker, TableKind::Absolute)
+                self.tables_of_load(at, TableKind::Absolute)
             }
             Code::Add_r64_rm64 | Code::Add_rm64_r64 if made.op1_kind() == OpKind::Register => {
-                self.tables_of_sum(maker, made.op0_register(), made.op1_register())
+                self.tables_of_sum(at, made.op0_register(), made.op1_register())
             }
             _ => None,
         }
@@ -136,9 +149,11 @@ impl<'a> Listing<'a> {
     /// What a register that holds a table's address may be at an instruction: what was put there last or, where that
     /// cannot be seen, all that the function ever puts there.
     fn bases(&mut self, at: usize, register: Register) -> Option<Vec<u64>> {
-        if let Some((_, made)) = self.maker(at, register) {
-            return lea(&made).map(|(_, address)| vec![address]);
+        if let Some(makers) = self.makers(at, register) {
+            let bases = makers.into_iter().map(|maker| lea(&self.get(maker)?).map(|(_, address)| address));
+            return bases.collect();
         }
+        self.unsure = true;
         let own = self.function.address..self.function.address.wrapping_add(self.function.bytes.len() as u64);
         let all = self.instructions.iter().filter_map(lea);
         let all = all.filter(|(into, address)| *into == register && !own.contains(address));
@@ -148,23 +163,58 @@ impl<'a> Listing<'a> {
         (!all.is_empty()).then_some(all)
     }
 
-    /// The instruction that a register was made by, if it can be seen: in front of this one, with no way in between.
+    /// The instruction that a register was made by, if there is one, and no way in between.
     fn maker(&mut self, at: usize, register: Register) -> Option<(usize, Instruction)> {
-        let mut after = self.get(at)?.ip();
-        for before in (at.saturating_sub(BACK)..at).rev() {
-            let instruction = self.get(before)?;
-            let is_entered = self.targets.binary_search(&after).is_ok() || instruction.next_ip() != after;
-            let goes_on =
-                matches!(instruction.flow_control(), FlowControl::Next | FlowControl::ConditionalBranch);
-            if is_entered || !goes_on {
+        let maker = *self.makers(at, register)?.first_chunk::<1>()?.first()?;
+        let is_straight = (maker + 1..=at)
+            .all(|place| self.get(place).is_some_and(|one| self.branches_to(one.ip()).next().is_none()));
+        is_straight.then(|| Some((maker, self.get(maker)?)))?
+    }
+
+    /// The instructions that a register may have been made by, on all ways that lead here; `None` if there is one that
+    /// cannot be seen, as from the entry. Where branches go, and where nothing else does, computed jumps may go, too.
+    fn makers(&mut self, at: usize, register: Register) -> Option<Vec<usize>> {
+        let (mut makers, mut seen, mut left) = (Vec::new(), BTreeSet::new(), vec![at]);
+        while let Some(place) = left.pop() {
+            if !seen.insert(place) {
+                continue;
+            }
+            let ip = self.get(place)?.ip();
+            let mut before: Vec<usize> = self.branches_to(ip).collect();
+            let is_label = !before.is_empty();
+            let previous = place.checked_sub(1).and_then(|previous| Some((previous, self.get(previous)?)));
+            if let Some((previous, one)) = previous.filter(|(_, one)| one.next_ip() == ip) {
+                match one.flow_control() {
+                    FlowControl::Call | FlowControl::IndirectCall if !is_kept_by_calls(register) => {
+                        return None;
+                    }
+                    FlowControl::UnconditionalBranch
+                    | FlowControl::IndirectBranch
+                    | FlowControl::Return
+                    | FlowControl::Exception => {}
+                    _ => before.push(previous),
+                }
+            }
+            // Callers come to the entry.
+            if place == 0 || seen.len() > MOST_SEEN {
                 return None;
             }
-            if self.writes(before, register) {
-                return Some((before, instruction));
+            if is_label || before.is_empty() {
+                before.extend(&self.computed);
             }
-            after = instruction.ip();
+            for one in before {
+                if self.writes(one, register) { makers.push(one) } else { left.push(one) }
+            }
         }
-        None
+        makers.sort_unstable();
+        makers.dedup();
+        (!makers.is_empty()).then_some(makers)
+    }
+
+    fn branches_to(&self, ip: u64) -> impl Iterator<Item = usize> {
+        let start = self.branches.partition_point(|(to, _)| *to < ip);
+        let rest = self.branches.get(start..).unwrap_or_default().iter();
+        rest.take_while(move |(to, _)| *to == ip).map(|(_, at)| *at)
     }
 
     fn writes(&mut self, at: usize, register: Register) -> bool {
@@ -182,7 +232,7 @@ impl<'a> Listing<'a> {
     /// compared with nothing may have any value.
     fn bound(&self, at: usize) -> Option<usize> {
         let index = self.get(at)?.memory_index();
-        let before = || (at.saturating_sub(FARTHER)..at).rev();
+        let before = || (at.saturating_sub(BACK)..at).rev();
         let compared = before().find_map(|before| self.bound_by(before, index));
         let is_byte = |before| {
             let made = self.get(before);
@@ -219,9 +269,17 @@ impl<'a> Listing<'a> {
     }
 }
 
-/// A jump through a pointer at a fixed place: no table.
-fn is_through_pointer(jump: &Instruction) -> bool {
-    jump.is_ip_rel_memory_operand() && !matches!(jump.segment_prefix(), Register::FS | Register::GS)
+/// Is it a jump to an address that is computed? One through a pointer at a fixed place is not.
+fn is_computed_jump(jump: &Instruction) -> bool {
+    let fixed =
+        jump.is_ip_rel_memory_operand() && !matches!(jump.segment_prefix(), Register::FS | Register::GS);
+    jump.flow_control() == FlowControl::IndirectBranch && !fixed
+}
+
+/// Must a function leave this register as it was (x86-64 psABI, 3.2.1)?
+fn is_kept_by_calls(register: Register) -> bool {
+    use Register::{R12, R13, R14, R15, RBP, RBX};
+    matches!(register.full_register(), RBX | RBP | R12 | R13 | R14 | R15)
 }
 
 /// Which register gets which address.

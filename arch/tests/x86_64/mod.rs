@@ -3,6 +3,7 @@
 
 mod branches;
 mod calls;
+mod endings;
 mod ends;
 mod far;
 mod golden;

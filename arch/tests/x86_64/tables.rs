@@ -54,9 +54,35 @@ fn the_table_of_a_loop_is_loaded_before_it() {
     found("488d0d00010000 0fb617 83e203 ff24d1 ebf5", &[absolute(AT + 0x107, Some(4))]);
     // Without the mask.
     found("488d0d00010000 0fb617 ff24d1 ebf8", &[absolute(AT + 0x107, Some(256))]);
-    // Two that the register may hold, of unknown length.
+    // lea rbx; call: it is kept. jmp [rbx+rdx*8]
+    found("488d1d00010000 e800000000 ff24d3", &[absolute(AT + 0x107, None)]);
+}
+
+#[test]
+fn several_ways_may_lead_to_one_jump() {
+    // and edi, 3; test esi, esi; je 0x13; mov rdx, [rdi*8+0x402000]; jmp 0x1b; 13: mov rdx, [rdi*8+0x403000]; 1b: jmp rdx
+    let ways = |other: &str| format!("83e703 85f6 740a 488b14fd00204000 eb08 {other} ffe2");
+    let (one, other) = (absolute(0x40_2000, Some(4)), absolute(0x40_3000, Some(4)));
+    found(&ways("488b14fd00304000"), &[one, other]);
+    // The other way is no table: mov rdx, [rsi]; nops.
+    not_matched(&ways("488b16 90*5"));
+    // It makes nothing, so the entry does: nops.
+    not_matched(&ways("90*8"));
+}
+
+/// What is found is told, since no site may be put there.
+#[test]
+fn tables_that_need_not_be_the_only_ones() {
+    let unsure = |text: &str, tables: &[Table]| {
+        assert_eq!(of(text), Jumps { tables: tables.to_vec(), matched: false }, "{text}");
+    };
+    // Two, and a jump that seems to be reached from nowhere.
     let (one, other) = (absolute(AT + 0x107, None), absolute(AT + 0x20e, None));
-    found("488d0d00010000 488d0d00020000 c3 ff24d1", &[one, other]);
+    unsure("488d0d00010000 488d0d00020000 c3 ff24d1", &[one, other]);
+    // test rcx, rcx; jne 0xc; lea rcx, [rip+0x100]; jmp [rcx+rdx*8]: else the caller's.
+    unsure("4885c9 7507 488d0d00010000 ff24d1", &[absolute(AT + 0x10c, None)]);
+    // lea rcx; call: it is not kept.
+    unsure("488d0d00010000 e800000000 ff24d1", &[absolute(AT + 0x107, None)]);
 }
 
 #[test]
