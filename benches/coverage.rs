@@ -43,26 +43,30 @@ pub(crate) fn write(text: &mut String, files: &[File]) -> std::fmt::Result {
     writeln!(text, "## Coverage\n")?;
     writeln!(
         text,
-        "| file | instruction set | functions | planned | refused | shorter than a jump: planned | refused | a second |"
+        "| file | instruction set | functions | planned | refused | shorter than a jump: planned | refused | parts (only jumped to): planned | refused | a second |"
     )?;
-    writeln!(text, "|---|---|---:|---:|---|---:|---|---:|")?;
+    writeln!(text, "|---|---|---:|---:|---|---:|---|---:|---|---:|")?;
     for File { set, tally } in files {
-        let Tally { name, ordinary, short, .. } = tally;
+        let Tally { name, ordinary, short, parts, .. } = tally;
         writeln!(
             text,
-            "| {name} | {set} | {} | {:.3} % | {} | {} of {} | {} | {:.0} |",
+            "| {name} | {set} | {} | {:.3} % | {} | {} of {} | {} | {} of {} | {} | {:.0} |",
             tally.functions(),
             ordinary.share() * 100.0,
             refused(ordinary),
             short.planned(),
             short.functions(),
             refused(short),
+            parts.planned(),
+            parts.functions(),
+            refused(parts),
             tally.per_second(),
         )?;
     }
     writeln!(text, "\n| form | planned |\n|---|---:|")?;
     for form in ["direct", "slot", "island", "punned", "relay", "absolute"] {
-        let classes = files.iter().flat_map(|file| [&file.tally.ordinary, &file.tally.short]);
+        let classes =
+            files.iter().flat_map(|file| [&file.tally.ordinary, &file.tally.short, &file.tally.parts]);
         let count: usize = classes.filter_map(|class| class.planned.get(form)).sum();
         writeln!(text, "| {form} | {count} |")?;
     }

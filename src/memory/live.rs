@@ -122,7 +122,7 @@ fn run(mut script: Script) -> Result<(), (usize, Errno)> {
     unsafe { script.run_from(0) }
 }
 
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::memory::NearBlock;

@@ -63,7 +63,7 @@ fn add_to(start: u64, page: u64, pieces: &[(u64, Vec<u8>)]) -> Result<(), Errno>
     unsafe { script.run_from(0) }.map_err(|(_, errno)| errno)
 }
 
-#[cfg(all(test, target_arch = "x86_64"))]
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::sys;

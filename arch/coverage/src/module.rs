@@ -28,6 +28,13 @@ pub struct Symbol {
     pub name: String,
 }
 
+impl Symbol {
+    /// Whether it is a part of another function: `.cold` of GCC and LLVM, `.cold` and `.warm` with a number of BOLT.
+    pub(crate) fn is_part(&self) -> bool {
+        [".cold", ".warm"].iter().any(|mark| self.name.contains(mark))
+    }
+}
+
 /// A file whose functions can be planned.
 #[derive(Debug)]
 pub struct Module {

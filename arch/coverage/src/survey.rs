@@ -72,7 +72,13 @@ fn look_at(module: &Module, symbol: &Symbol, salt: u64, effort: Effort, tally: &
     tally.time += start.elapsed();
 
     let jump = if module.set == InstructionSet::X86_64 { 5 } else { 4 };
-    let class = if symbol.size < jump { &mut tally.short } else { &mut tally.ordinary };
+    let class = if symbol.is_part() {
+        &mut tally.parts
+    } else if symbol.size < jump {
+        &mut tally.short
+    } else {
+        &mut tally.ordinary
+    };
     let mut wrong = Vec::new();
     match outcome {
         Ok((plan, places)) => match subject.read_again(&plan, &places) {

@@ -81,6 +81,9 @@ pub struct Tally {
     pub ordinary: Class,
     /// Those that are shorter.
     pub short: Class,
+    /// Parts of functions, with symbols of their own, that compilers and BOLT put elsewhere. They are entered by jumps of
+    /// their function, some of them in the middle of a loop; nobody calls them.
+    pub parts: Class,
     /// Plans with which the second decoder does not agree, in full. There must be none.
     pub wrong: Vec<String>,
     /// How long one processor took to measure and to encode, without the second decoder.
@@ -88,9 +91,9 @@ pub struct Tally {
 }
 
 impl Tally {
-    /// Functions of both kinds.
+    /// Symbols of all kinds.
     pub fn functions(&self) -> usize {
-        self.ordinary.functions() + self.short.functions()
+        self.ordinary.functions() + self.short.functions() + self.parts.functions()
     }
 
     /// Functions planned or refused each second, by one processor.
@@ -101,6 +104,7 @@ impl Tally {
     pub(crate) fn add(&mut self, other: Self) {
         self.ordinary.add(other.ordinary);
         self.short.add(other.short);
+        self.parts.add(other.parts);
         self.wrong.extend(other.wrong);
         self.time += other.time;
     }
@@ -140,6 +144,7 @@ impl fmt::Display for Tally {
         writeln!(f, "{}: {} functions, {:.0} a second", self.name, self.functions(), self.per_second())?;
         writeln!(f, "  planned: {}", self.ordinary)?;
         writeln!(f, "  shorter than an entry jump: {}", self.short)?;
+        writeln!(f, "  parts of functions: {}", self.parts)?;
         self.wrong.iter().take(20).try_for_each(|wrong| writeln!(f, "  WRONG: {wrong}"))
     }
 }
