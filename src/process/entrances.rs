@@ -64,8 +64,8 @@ impl Entrances {
             let data = read(image, file, table, next.unwrap_or(u64::MAX)).unwrap_or_default();
             let targets = table.targets(&data, function);
             // How many entries there are must be known: one that leaves the function need not be the last.
-            self.told &=
-                !targets.is_empty() && table.bound.is_some_and(|bound| bound * table.entry() <= data.len());
+            self.told &= !targets.is_empty()
+                && table.bound.is_some_and(|bound| bound.saturating_mul(table.entry()) <= data.len());
             self.inside.extend(targets);
         }
     }
@@ -74,7 +74,9 @@ impl Entrances {
 /// The bytes of a table, up to `end`.
 fn read(image: &ModuleImage, file: &ModuleFile, table: &Table, end: u64) -> Result<Vec<u8>, Fault> {
     let start = table.address;
-    let len = image.file_bytes_from(start).min(end - start).min(table.len() as u64);
+    let most = image.file_bytes_from(start).min(end - start).min(table.len() as u64);
+    // Whole entries.
+    let len = most - most % table.entry() as u64;
     match table.kind {
         TableKind::Absolute => image.pointers(file, start..start + len),
         _ => image.bytes_at(file, start, len),

@@ -1,6 +1,8 @@
 //! Where else a function may be entered: no site covers a target of a jump table, nor of a branch from a part of the
 //! function that stands elsewhere.
 
+#![cfg(target_arch = "x86_64")]
+
 use crate::support::fixtures::Folder;
 use libloading::os::unix::Library;
 use midflight::{CheckedFunction, Transaction};
@@ -52,7 +54,6 @@ int live_through_array(const void *const *where, int n) {
 int live_plain(int x) { return x * 77 + 5; }
 ";
 
-#[cfg(target_arch = "x86_64")]
 #[test]
 fn jumps_through_tables_are_followed() {
     let folder = Folder::new();
@@ -75,7 +76,6 @@ fn jumps_through_tables_are_followed() {
 
 /// Functions with an entrance two bytes behind the entry, that only the name of the function tells of: of a table of
 /// distances, of one of addresses, from a part elsewhere. Each is long enough for any site otherwise.
-#[cfg(target_arch = "x86_64")]
 const ENTRANCES: &str = r#"
     .intel_syntax noprefix
     .macro FUNCTION name
@@ -148,7 +148,6 @@ live_elsewhere:
     .section .note.GNU-stack, "", @progbits
 "#;
 
-#[cfg(target_arch = "x86_64")]
 #[test]
 fn no_site_covers_an_entrance_that_no_branch_of_the_function_shows() {
     let folder = Folder::new();
