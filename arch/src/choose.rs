@@ -64,7 +64,9 @@ fn usable(
         // All that is displaced, which may be a loop.
         InstructionSet::Aarch64 => site..site + displaced.span as u64,
     };
-    match entrances.iter().find(|address| inside.contains(address)) {
+    let changed = measure.overwrites_too(form);
+    let in_changed = |to: &u64| changed.iter().any(|(at, len)| *to > *at && *to < at + *len as u64);
+    match entrances.iter().find(|address| inside.contains(address) || in_changed(address)) {
         Some(&address) => Err(Some(Refusal::EnteredAt { site, address })),
         None => Ok(()),
     }

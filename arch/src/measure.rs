@@ -139,9 +139,11 @@ impl Measure {
         self.usable(form).map_or(true, Displaced::has_inside)
     }
 
-    /// Whether one aligned store of 8 bytes puts the entry jump of the form there, for threads at any place: it has no
-    /// inside, and is one instruction that lies in one such word. What a processor makes of an instruction that changes
-    /// while it is fetched is then the old or the new one (Intel SDM volume 3, 10.1.1 and 10.1.3).
+    /// Whether one aligned store puts the entry jump of the form there, for threads at any place: it has no inside, and is
+    /// one instruction that lies in one word of 8 bytes (x86-64). A processor that fetches it meanwhile finds the old
+    /// bytes or the new ones: AMD says so of naturally aligned words of 8 bytes (APM volume 2, 7.6.1, "Cross-Modifying
+    /// Code"); Intel promises atomic stores (SDM volume 3, 10.1.1) and leaves such changes to the model (10.1.3), none of
+    /// which is known to do otherwise. On aarch64 both must be instructions of the list in Arm ARM, B2.2.5.
     pub fn changes_at_once(&self, form: Form) -> bool {
         !self.has_inside(form) && self.reverts_at_once(form)
     }

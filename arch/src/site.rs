@@ -141,6 +141,15 @@ impl SitePlan {
         self.jump.jump(form, to)
     }
 
+    /// The bytes from the site on that must be there for it to be put on: those that it overwrites, and those that a
+    /// punned jump uses.
+    pub fn needs(&self) -> &[u8] {
+        match &self.jump.x86.pun {
+            Some(pun) if self.form == Form::Punned => pun.now(),
+            _ => &self.original,
+        }
+    }
+
     /// How many bytes from the site on must stay what they are while it is on.
     pub fn kept(&self) -> usize {
         self.jump.kept(self.form, self.entry.len())

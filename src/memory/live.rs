@@ -5,12 +5,9 @@
 
 use super::coherence;
 use super::script::Script;
-use super::writer::{CodeChange, PointerChange, WriteFailure};
+use super::writer::{CodeChange, PointerChange, WriteFailure, protection};
 use crate::sys::{self, Errno};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
-
-const RX: i32 = libc::PROT_READ | libc::PROT_EXEC;
-const RWX: i32 = RX | libc::PROT_WRITE;
 
 /// The aligned word that a change lies in: the smaller one that will do. On aarch64 that is one instruction, so that
 /// its neighbour is not written.
@@ -20,24 +17,33 @@ enum Word {
     Eight { old: u64, new: u64 },
 }
 
-/// Makes a change that lies in one aligned word, after the pointers that it leads to.
+/// Makes a change that lies in one aligned word, after the pointers that it leads to; with a barrier on all cores between
+/// them if the processor may see the two in another `order`.
 ///
 /// The caller knows that every thread may meet the bytes before and the bytes after at any moment: see
 /// `Measure::changes_at_once` of `arch`.
-pub(crate) fn write_running(change: &CodeChange, pointers: &[PointerChange]) -> Result<(), WriteFailure> {
+pub(crate) fn write_running(
+    change: &CodeChange,
+    pointers: &[PointerChange],
+    order: bool,
+) -> Result<(), WriteFailure> {
     let (start, word) = word_of(change)?;
     for pointer in pointers {
         // SAFETY: a slot of the registry, which lives for ever.
         super::publish(unsafe { AtomicU64::from_ptr(pointer.cell as *mut u64) }, pointer.value);
     }
-    exchange(start, word)?;
+    if order && !coherence::order_everywhere() {
+        return Err(WriteFailure::Kernel("order the cores (membarrier)", Errno(libc::ENOSYS)));
+    }
+    let protection = protection(change.guarded);
+    exchange(start, word, protection)?;
     let mut check = Script::default();
     check.compare(change.address, change.new.as_ptr() as u64, change.new.len() as u64);
     if coherence::has_barrier() {
         check.barrier();
     }
     let Err((step, errno)) = run(check) else { return Ok(()) };
-    exchange(start, word.reversed())?;
+    exchange(start, word.reversed(), protection)?;
     Err(match step {
         0 => WriteFailure::NotWritten(0),
         _ => WriteFailure::Kernel("synchronise the cores (membarrier)", errno),
@@ -99,12 +105,13 @@ impl Word {
     }
 }
 
-fn exchange(start: u64, word: Word) -> Result<(), WriteFailure> {
+/// `before` is the protection of the page, which it gets again.
+fn exchange(start: u64, word: Word, before: i32) -> Result<(), WriteFailure> {
     let size = sys::page_size();
     let page = start / size * size;
     let [mut open, mut close] = <[Script; 2]>::default();
-    open.protect(page, size, RWX);
-    close.protect_or_die(page, size, RX);
+    open.protect(page, size, before | libc::PROT_WRITE);
+    close.protect_or_die(page, size, before);
     close.cohere(start, 8);
 
     let refused = |(_, errno)| WriteFailure::Kernel("make code writable while threads run in it", errno);
@@ -147,26 +154,26 @@ mod tests {
         let start = code(&[1, 2, 3, 4, 5, 6, 7, 8, 9]);
         let (old, new) = (vec![3, 4], vec![0x33, 0x44]);
         let change = CodeChange { address: start + 2, old, new, guarded: false };
-        assert_eq!(write_running(&change, &[]), Ok(()));
+        assert_eq!(write_running(&change, &[], false), Ok(()));
         assert_eq!(now(start), [1, 2, 0x33, 0x44, 5, 6, 7, 8]);
         let (old, new) = (vec![4, 5, 6], vec![0x44, 5, 0x66]);
         let over = CodeChange { address: start + 3, old: vec![0x44, 5], new: vec![7, 8], guarded: false };
         assert_eq!(
-            write_running(&CodeChange { address: start + 3, old, new, guarded: false }, &[]),
+            write_running(&CodeChange { address: start + 3, old, new, guarded: false }, &[], false),
             Err(WriteFailure::Modified(0))
         );
-        assert_eq!(write_running(&over, &[]), Ok(()));
+        assert_eq!(write_running(&over, &[], false), Ok(()));
         assert_eq!(now(start), [1, 2, 0x33, 7, 8, 6, 7, 8]);
         let back = CodeChange { old: vec![7, 8], new: vec![0x44, 5], ..over };
-        assert_eq!(write_running(&back, &[]), Ok(()));
+        assert_eq!(write_running(&back, &[], false), Ok(()));
         // The old bytes are not there any more.
-        assert_eq!(write_running(&change, &[]), Err(WriteFailure::Modified(0)));
+        assert_eq!(write_running(&change, &[], false), Err(WriteFailure::Modified(0)));
         assert_eq!(now(start), [1, 2, 0x33, 0x44, 5, 6, 7, 8]);
     }
 
     #[test]
     fn what_is_not_mapped_is_not_changed() {
         let change = CodeChange { address: 0x10, old: vec![1], new: vec![2], guarded: false };
-        assert!(matches!(write_running(&change, &[]), Err(WriteFailure::Kernel(..))));
+        assert!(matches!(write_running(&change, &[], false), Err(WriteFailure::Kernel(..))));
     }
 }

@@ -215,6 +215,11 @@ fn close(run: &Run) -> Script {
     script
 }
 
+/// Of a page of code.
+pub(super) fn protection(guarded: bool) -> i32 {
+    if guarded { RX | GUARDED } else { RX }
+}
+
 /// Which pages are changed together. Never across the end of a mapping, and never over pages that
 /// must stay executable.
 fn runs(changes: &[CodeChange], mappings: &[(u64, u64)], join: u64, page: u64) -> Vec<Run> {
@@ -228,7 +233,7 @@ fn runs(changes: &[CodeChange], mappings: &[(u64, u64)], join: u64, page: u64) -
                 last.changes.end = number + 1;
             }
             _ => {
-                let before = if change.guarded { RX | GUARDED } else { RX };
+                let before = protection(change.guarded);
                 runs.push(Run { pages: start..end, changes: number..number + 1, before });
             }
         }

@@ -38,6 +38,18 @@ impl PunPages {
         Some(start)
     }
 
+    /// Gives back an island that was taken since these were a copy of `before`.
+    pub(crate) fn give_back(&mut self, start: u64, before: &Self) {
+        self.taken.remove(&start);
+        let used = self.taken.iter().flat_map(|(start, end)| pages_of(&(*start..*end)));
+        self.pages = used.chain(before.pages.iter().copied()).collect();
+    }
+
+    /// The pages that `before` has not, as (start, end).
+    pub(crate) fn new_since(&self, before: &Self) -> Vec<(u64, u64)> {
+        self.pages.difference(&before.pages).map(|page| (*page, page + PAGE)).collect()
+    }
+
     /// Is there a page of ours at this address?
     pub(crate) fn has_page(&self, address: u64) -> bool {
         self.pages.contains(&address)
@@ -134,6 +146,21 @@ mod tests {
         let occupied = occupied.and(&[(0x40_0000, 0x40_1000)]);
         assert_eq!(puns.take(&places, 6, &occupied, false), Some(0x40_1000));
         assert_eq!(puns.take(&places, 6, &occupied, true), Some(0x40_0106));
+    }
+
+    #[test]
+    fn what_is_given_back_was_never_taken() {
+        let (mut puns, occupied) = (PunPages::new(), occupied());
+        assert_eq!(puns.take(&(0x40_0000..=0x40_ffff), 6, &occupied, true), Some(0x40_0000));
+        let before = puns.clone();
+        assert_eq!(puns.take(&(0x50_0000..=0x50_ffff), 6, &occupied, true), Some(0x50_0000));
+        assert_eq!(puns.take(&(0x40_0000..=0x40_ffff), 6, &occupied, true), Some(0x40_0006));
+        assert_eq!(puns.new_since(&before), [(0x50_0000, 0x50_1000)]);
+        puns.give_back(0x50_0000, &before);
+        assert_eq!(puns.new_since(&before), []);
+        assert!(puns.has_page(0x40_0000) && !puns.has_page(0x50_0000));
+        puns.give_back(0x40_0006, &before);
+        assert_eq!(puns.take(&(0x40_0000..=0x40_ffff), 6, &occupied, true), Some(0x40_0006));
     }
 
     #[test]

@@ -139,8 +139,8 @@ fn carry_out(work: Work, options: &Options, changes: &[Change], map: &MemoryMap)
     if !memory::has_barrier() {
         threads::serialize_on_release();
     }
-    let executable = mappings_of(&work.code, map)?;
-    let writer = Writer::prepare(work.code, &work.pointers, &executable, options.ignored_threads.is_empty());
+    let (executable, pointers) = (mappings_of(&work.code, map)?, work.all_pointers());
+    let writer = Writer::prepare(work.code, &pointers, &executable, options.ignored_threads.is_empty());
     let stacks = || MemoryMap::read()?.ranges(|mapping| mapping.readable && mapping.writable);
     let mut crew = Crew::assemble(&options.ignored_threads, &stacks)?;
     let deadline = Deadline::of(options);
@@ -161,7 +161,7 @@ fn write_running(work: &Work, options: &Options, changes: &[Change]) -> Result<O
     };
     let at_once = work.at_once().filter(|_| options.hold != Hold::Always);
     let Some(change) = at_once else { return needs_hold() };
-    match memory::write_running(change, &work.pointers) {
+    match memory::write_running(change, &work.ahead, HOST != InstructionSet::X86_64) {
         Ok(()) => Ok(Some(Held::default())),
         // Memory may not be writable and executable at a time here.
         Err(WriteFailure::Kernel(step, errno)) => {

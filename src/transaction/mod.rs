@@ -81,7 +81,7 @@ impl Session {
         let mut errors = Vec::new();
         let changes = targets.iter().map(|(target, replacement)| (&*target.target, *replacement));
         errors.extend(prepare::check_changes(changes, &map).err());
-        let mut selector = Selector::new(&self.registry, self.options.hold);
+        let mut selector = Selector::new(&self.registry, self.options.hold, &[]);
         let mut seen = BTreeSet::new();
         // What is named twice has been told.
         for (target, replacement) in targets.iter().filter(|(held, _)| seen.insert(held.target.address)) {

@@ -35,14 +35,15 @@ impl NewSite<'_> {
 }
 
 /// Maps memory for the new sites, writes trampolines and islands, and gives the sites, with the pages of islands as they
-/// are then. A site that no free memory is near to gets the form that needs none, if it can have that.
+/// are then. A site that no free memory is near to gets the form that needs none, if it can have that. Or answers which
+/// page for islands could not be had, and why; then other forms or places may be selected.
 pub(super) fn place(
     new: Vec<NewSite<'_>>,
     mut selector: Selector<'_>,
-) -> Result<(Vec<Site>, PunPages), Error> {
+) -> Result<Result<(Vec<Site>, PunPages), (u64, Errno)>, Error> {
     let mut placed = Placed::default();
     let mut far = Vec::new();
-    for (members, block) in blocks(new)? {
+    for (members, block) in blocks(new, &selector.reserved())? {
         match block {
             Ok((group, block)) => placed.fill(&members, &group, block)?,
             Err(window) => {
@@ -55,7 +56,7 @@ pub(super) fn place(
             }
         }
     }
-    for (members, block) in blocks(far)? {
+    for (members, block) in blocks(far, &selector.reserved())? {
         match (block, members.first()) {
             (Ok((group, block)), _) => placed.fill(&members, &group, block)?,
             (Err(window), Some(site)) => return Err(site.no_memory(window)),
@@ -63,22 +64,24 @@ pub(super) fn place(
         }
     }
     let is_known = |page| selector.known_puns().has_page(page);
-    placed.islands.write(PUN_PAGE, is_known).map_err(|(_, errno)| kernel("write islands", errno))?;
-    Ok((placed.sites, selector.into_puns()))
+    Ok(match placed.islands.write(PUN_PAGE, is_known) {
+        Ok(()) => Ok((placed.sites, selector.into_puns())),
+        Err(page) => Err(page),
+    })
 }
 
 /// Sites that share a block, and the block; or the addresses at which there was no memory for one.
 type Members<'a> = (Vec<NewSite<'a>>, Result<(plan::Group, NearBlock), String>);
 
-/// Puts sites together and maps a block for each group.
-fn blocks(new: Vec<NewSite<'_>>) -> Result<Vec<Members<'_>>, Error> {
+/// Puts sites together and maps a block for each group, none of them on `reserved` memory.
+fn blocks<'a>(new: Vec<NewSite<'a>>, reserved: &[(u64, u64)]) -> Result<Vec<Members<'a>>, Error> {
     let needs: Vec<Need<'_>> = new.iter().map(NewSite::need).collect();
     let (groups, unreachable) = plan::group(HOST, &needs);
     let mut mapped = Vec::with_capacity(groups.len());
     for group in groups {
         let window = format!("{:#x}..{:#x}", group.window.start(), group.window.end());
         let members = group.members.clone();
-        mapped.push((members, map_block(&group)?.map(|block| (group, block)).ok_or(window)));
+        mapped.push((members, map_block(&group, reserved)?.map(|block| (group, block)).ok_or(window)));
     }
     mapped.extend(unreachable.into_iter().map(|number| (vec![number], Err("any address".to_owned()))));
     let mut sites: Vec<Option<NewSite<'_>>> = new.into_iter().map(Some).collect();
@@ -128,10 +131,10 @@ impl Placed {
 }
 
 /// Maps a block where the group wants it. A gap that somebody takes meanwhile means looking again.
-fn map_block(group: &plan::Group) -> Result<Option<NearBlock>, Error> {
+fn map_block(group: &plan::Group, reserved: &[(u64, u64)]) -> Result<Option<NearBlock>, Error> {
     let len = group.code + group.data;
     // What is taken without standing in the map, as an emulator's own memory, is passed over in longer and longer steps.
-    let mut taken: Vec<(u64, u64)> = Vec::new();
+    let mut taken: Vec<(u64, u64)> = reserved.to_vec();
     for _ in 0..TRIES {
         let now = MemoryMap::read()?;
         let mappings = now.all()?.iter().map(|one| (one.range.start, one.range.end, one.name.as_str()));
@@ -142,7 +145,7 @@ fn map_block(group: &plan::Group) -> Result<Option<NearBlock>, Error> {
         match NearBlock::map(start, group.code, group.data) {
             Ok(block) => return Ok(Some(block)),
             Err(Errno(libc::EEXIST)) => {
-                let step = len << (taken.len() / 2).min(8);
+                let step = len << ((taken.len() - reserved.len()) / 2).min(8);
                 taken.push((start.saturating_sub(step), start.saturating_add(step)));
             }
             Err(errno) => return Err(kernel("map near memory", errno)),

@@ -12,6 +12,9 @@ use crate::process::{MemoryMap, Target};
 use crate::sys::Errno;
 use std::collections::BTreeMap;
 
+/// How often other places for islands are looked for.
+const TRIES: usize = 8;
+
 /// Makes sure that each change has a site in the registry, publishes the originals, and says what to write.
 /// Answers what will stand at each change's site.
 pub(super) fn prepare(
@@ -94,27 +97,37 @@ fn make_sites(changes: &[Change], registry: &mut Registry, hold: Hold) -> Result
     };
     let (known, without): (Vec<_>, Vec<_>) =
         changes.iter().partition(|change| has_site(&change.target.target));
-    let mut selector = Selector::new(registry, hold);
-    for change in known {
-        let target = &change.target.target;
-        // What is on has its bytes already.
-        let dormant = registry.sites.get(&target.address).filter(|site| !site.is_on());
-        for bytes in dormant.iter().flat_map(|site| site.claims()) {
-            selector.claim(target, bytes)?;
+    let mut failed: Vec<(u64, Errno)> = Vec::new();
+    loop {
+        let mut selector = Selector::new(registry, hold, &failed);
+        for change in &known {
+            let target = &change.target.target;
+            // What is on has its bytes already.
+            if let Some(site) = registry.sites.get(&target.address).filter(|site| !site.is_on()) {
+                site.claims().try_for_each(|bytes| selector.claim(target, bytes))?;
+                let (start, expected) = site.needs();
+                running::check_bytes(target, start, expected)?;
+            }
+        }
+        let mut new = Vec::with_capacity(without.len());
+        for change in &without {
+            let selected = selector.select(&change.target.target, Some(change.replacement))?;
+            new.push(NewSite { change, selected });
+        }
+        if new.is_empty() {
+            return Ok(());
+        }
+        match place::place(new, selector)? {
+            Ok((sites, puns)) => {
+                registry.puns = puns;
+                registry.sites.extend(sites.into_iter().map(|site| (site.target.address, site)));
+                return Ok(());
+            }
+            Err((_, errno)) if failed.len() >= TRIES => return Err(kernel("write islands", errno)),
+            // Somebody has it by now, or a policy forbids to add to it.
+            Err(page) => failed.push(page),
         }
     }
-    let mut new = Vec::with_capacity(without.len());
-    for change in without {
-        let selected = selector.select(&change.target.target, Some(change.replacement))?;
-        new.push(NewSite { change, selected });
-    }
-    if new.is_empty() {
-        return Ok(());
-    }
-    let (sites, puns) = place::place(new, selector)?;
-    registry.puns = puns;
-    registry.sites.extend(sites.into_iter().map(|site| (site.target.address, site)));
-    Ok(())
 }
 
 pub(super) fn kernel(step: &'static str, errno: Errno) -> Error {

@@ -3,7 +3,7 @@
 use super::HOST;
 use super::prepare::kernel;
 use super::registry::Registry;
-use crate::arch::{self, Trace};
+use crate::arch::{self, InstructionSet, Trace};
 use crate::error::Error;
 use crate::process::{MemoryMap, Target};
 use crate::sys::{self, Errno};
@@ -81,9 +81,18 @@ fn compare(target: &Target, found: &[u8], registry: &Registry) -> Result<(), Err
     Err(modified(target, address, &expected, found))
 }
 
+/// These bytes of a target must be in memory.
+pub(super) fn check_bytes(target: &Target, start: u64, expected: &[u8]) -> Result<(), Error> {
+    let mut found = Vec::new();
+    read(start, start + expected.len() as u64, &mut found)?;
+    if expected == found { Ok(()) } else { Err(modified(target, start, expected, &found)) }
+}
+
 /// The error for bytes from `start` on that are not the expected ones.
 pub(super) fn modified(target: &Target, start: u64, expected: &[u8], found: &[u8]) -> Error {
-    let first = expected.iter().zip(found).take_while(|(a, b)| a == b).count();
+    let same = expected.iter().zip(found).take_while(|(a, b)| a == b).count();
+    // An instruction of aarch64 begins at a multiple of four.
+    let first = if HOST == InstructionSet::Aarch64 { same / 4 * 4 } else { same };
     let excerpt = |bytes: &[u8]| -> Vec<u8> { bytes.iter().skip(first).take(16).copied().collect() };
     let (target, address) = (target.name.clone(), start + first as u64);
     let (expected, found) = (excerpt(expected), excerpt(found));

@@ -1,12 +1,11 @@
 //! Which form each new site gets: the best that fits between other sites and for which there is memory.
 
-use super::prepare::kernel;
 use super::registry::Registry;
 use super::{HOST, running};
 use crate::arch::{self, Around, Form, Function, Measure, Refusal};
 use crate::error::Error;
 use crate::options::Hold;
-use crate::plan::{Claims, Occupied, PunPages, apart};
+use crate::plan::{Claims, Occupied, PUN_PAGE, PunPages, apart};
 use crate::process::{MemoryMap, Surroundings, Target};
 use crate::sys::{self, Errno};
 use std::ops::Range;
@@ -31,8 +30,12 @@ pub(super) struct Selector<'r> {
     hold: Hold,
     /// Are returns compared with a shadow stack?
     shadow_stack: bool,
+    /// May islands be added to pages that hold some?
+    share: bool,
     /// As they will be.
     puns: PunPages,
+    /// Memory that turned out to be taken, start to end.
+    taken: Vec<(u64, u64)>,
     /// Bytes of the sites selected so far, and the names of their targets.
     claims: Claims<String>,
     /// Read when it is needed.
@@ -40,15 +43,25 @@ pub(super) struct Selector<'r> {
 }
 
 impl<'r> Selector<'r> {
-    pub(super) fn new(registry: &'r Registry, hold: Hold) -> Self {
+    /// `failed` are the pages for islands that could not be had before, and why.
+    pub(super) fn new(registry: &'r Registry, hold: Hold, failed: &[(u64, Errno)]) -> Self {
         let (puns, claims, occupied) = (registry.puns.clone(), Claims::new(), None);
         let shadow_stack = sys::has_shadow_stack();
-        Self { registry, hold, shadow_stack, puns, claims, occupied }
+        // A page that islands are on already is refused where memory may not be writable and executable.
+        let share = failed.iter().all(|(page, _)| !puns.has_page(*page));
+        let taken = failed.iter().map(|(page, _)| (*page, page + PUN_PAGE)).collect();
+        Self { registry, hold, shadow_stack, share, puns, taken, claims, occupied }
     }
 
     /// The pages of punned islands that there are.
     pub(super) fn known_puns(&self) -> &PunPages {
         &self.registry.puns
+    }
+
+    /// Pages that are yet to be mapped, and memory that turned out to be taken.
+    pub(super) fn reserved(&self) -> Vec<(u64, u64)> {
+        let new = self.puns.new_since(&self.registry.puns);
+        new.into_iter().chain(self.taken.iter().copied()).collect()
     }
 
     /// The pages of punned islands as they will be.
@@ -88,7 +101,8 @@ impl<'r> Selector<'r> {
             for bytes in claims {
                 self.claims.add(bytes, target.name.clone());
             }
-            let left = forms.collect();
+            let may = |form: &Form| self.hold != Hold::Never || measure.changes_at_once(*form);
+            let left = forms.filter(may).collect();
             let passed_over = refused.into_iter().filter(|(other, _)| *other < form).collect();
             return Ok(Selected { measure, form, island, passed_over, left });
         }
@@ -107,7 +121,10 @@ impl<'r> Selector<'r> {
         let fits = selected.left.contains(&form) && claims.iter().all(is_free);
         if fits {
             claims.into_iter().for_each(|bytes| self.claims.add(bytes, target.name.clone()));
-            (selected.form, selected.island) = (form, None);
+            if let Some(island) = selected.island.take() {
+                self.puns.give_back(island, &self.registry.puns);
+            }
+            selected.form = form;
         }
         fits
     }
@@ -170,12 +187,12 @@ impl<'r> Selector<'r> {
         self.check_kept(measure, target)?;
         let occupied = match &mut self.occupied {
             Some(occupied) => occupied,
-            none => none.insert(free_memory()?),
+            none => none.insert(free_memory()?.and(&self.taken)),
         };
         let room = arch::island_room(HOST) as u64;
         let (low, high) = (*places.start(), *places.end());
         // A page that islands are on already is writable and executable while another is added.
-        let share = self.hold != Hold::Always;
+        let share = self.share && self.hold != Hold::Always;
         Ok(self.puns.take(&places, room, occupied, share).ok_or(Refusal::NoIslandPlace { site, low, high }))
     }
 
@@ -186,15 +203,7 @@ impl<'r> Selector<'r> {
         let known = target.bytes.iter().chain(&target.surroundings.behind).copied();
         let from = (site - target.address) as usize;
         let expected: Vec<u8> = known.skip(from).take(measure.kept(Form::Punned)).collect();
-        let mut found = vec![0; expected.len()];
-        let count = sys::read_memory(site, &mut found).map_err(|errno| kernel("read the target", errno))?;
-        if count < found.len() {
-            return Err(kernel("read the target", Errno(libc::EFAULT)));
-        }
-        if expected == found {
-            return Ok(());
-        }
-        Err(running::modified(target, site, &expected, &found))
+        running::check_bytes(target, site, &expected)
     }
 }
 

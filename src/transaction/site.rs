@@ -67,6 +67,9 @@ pub(super) struct Standing {
 #[derive(Debug, Default)]
 pub(super) struct Work {
     pub(super) code: Vec<CodeChange>,
+    /// Slots that nothing goes through before the code changes.
+    pub(super) ahead: Vec<PointerChange>,
+    /// Pointers that switch something.
     pub(super) pointers: Vec<PointerChange>,
     pub(super) dangers: Vec<Danger>,
     /// How many of the changes of code one store each is not enough for.
@@ -79,13 +82,17 @@ impl Work {
         self.code.is_empty() && self.pointers.len() <= 1
     }
 
-    /// The change of code that one store makes, while threads run: the only one. Nothing goes through its pointer before,
-    /// if it has one.
+    /// The change of code that one store makes, while threads run, if it is all there is to switch.
     pub(super) fn at_once(&self) -> Option<&CodeChange> {
         match self.code.as_slice() {
-            [one] if self.slow == 0 && self.pointers.len() <= 1 => Some(one),
+            [one] if self.slow == 0 && self.pointers.is_empty() => Some(one),
             _ => None,
         }
+    }
+
+    /// All pointers, for when nobody runs.
+    pub(super) fn all_pointers(&self) -> Vec<PointerChange> {
+        [&self.ahead[..], &self.pointers].concat()
     }
 
     fn change(&mut self, change: CodeChange, at_once: bool) {
@@ -95,9 +102,9 @@ impl Work {
 }
 
 impl Site {
-    /// What a site has of the program lies no farther from its target's first byte than this: a landing pad and an
-    /// entry jump, or padding within reach of a jump of two bytes.
-    pub(super) const FARTHEST: u64 = 256;
+    /// What a site has of the program outside of its function lies no farther from the first byte than this: padding
+    /// within reach of two jumps of two bytes, one after the other.
+    pub(super) const FARTHEST: u64 = 300;
 
     /// A new site; `places` are those that `plan` was encoded for.
     pub(super) fn new(
@@ -152,6 +159,11 @@ impl Site {
         std::iter::once(self.bytes_now()).chain(others)
     }
 
+    /// Address and content of the bytes of the program that it needs as they are, as long as it is off.
+    pub(super) fn needs(&self) -> (u64, &[u8]) {
+        (self.plan.site, self.plan.needs())
+    }
+
     /// Can it serve a commit that holds nobody?
     pub(super) fn changes_at_once(&self) -> bool {
         self.is_on() || self.plan.changes_at_once
@@ -179,7 +191,7 @@ impl Site {
             fixed => fixed,
         };
         let bytes = self.entry_jump(form, replacement)?;
-        work.pointers.push(PointerChange { cell: self.slot.as_ptr() as u64, value: replacement });
+        work.ahead.push(PointerChange { cell: self.slot.as_ptr() as u64, value: replacement });
         let (old, new) = (self.now.bytes.clone(), bytes.clone());
         // Inside a jump that is on, a thread stands before its last instruction, and runs that of the new one.
         if self.is_on() {
@@ -218,14 +230,16 @@ impl Site {
             }
             return Ok(Standing { form: self.plan.form, bytes });
         };
-        work.pointers.push(PointerChange { cell: self.slot.as_ptr() as u64, value: below.replacement });
+        let slot = PointerChange { cell: self.slot.as_ptr() as u64, value: below.replacement };
         if self.now.form == Form::Direct {
+            work.ahead.push(slot);
             let form = self.direct_or_island(below.replacement);
             let bytes = self.entry_jump(form, below.replacement)?;
             let (old, new) = (self.now.bytes.clone(), bytes.clone());
             work.change(self.change(old, new), self.plan.reverts_at_once);
             return Ok(Standing { form, bytes });
         }
+        work.pointers.push(slot);
         Ok(self.now.clone())
     }
 

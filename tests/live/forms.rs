@@ -256,6 +256,28 @@ fn who_wants_a_hold_gets_one() {
     });
 }
 
+/// Two stores are not one switch: a rollback that changes the code of one function and the pointer of another holds.
+#[test]
+fn a_jump_and_a_pointer_of_two_functions_switch_together() {
+    child::run("forms::a_jump_and_a_pointer_of_two_functions_switch_together", || {
+        static HOLDS: AtomicU64 = AtomicU64::new(0);
+        fault::observe(Some(|stage| {
+            HOLDS.fetch_add(u64::from(stage == fault::Stage::Quiesced), SeqCst);
+        }));
+        // Punned, so that what goes on top of it is a pointer.
+        let below = commit(&["live_form_three"], &without_hold()).unwrap();
+        let both = commit(&["live_form_five", "live_form_three"], &patient()).unwrap();
+        let before = HOLDS.load(SeqCst);
+        let error = both.rollback_with(&without_hold()).unwrap_err();
+        assert!(matches!(error, Error::NeedsHold { .. }), "{error}");
+        both.rollback_with(&patient()).unwrap();
+        assert_eq!(HOLDS.load(SeqCst), before + 1);
+        assert_eq!((live_form_five(7), live_form_three(7)), (8, 1007));
+        below.rollback_with(&without_hold()).unwrap();
+        assert_eq!(HOLDS.load(SeqCst), before + 1);
+    });
+}
+
 #[test]
 fn what_one_store_cannot_switch_is_said() {
     let refused = |names: &[&str]| commit(names, &without_hold()).map(drop).unwrap_err();

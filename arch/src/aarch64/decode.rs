@@ -100,6 +100,11 @@ impl Field {
 }
 
 impl Word {
+    /// Whether it is `svc`.
+    pub(crate) fn is_system_call(&self) -> bool {
+        self.value & 0xffe0_001f == 0xd400_0001
+    }
+
     pub(crate) fn decode(value: u32, at: u64) -> Self {
         Self { value, at, kind: kind(value) }
     }

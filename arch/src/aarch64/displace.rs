@@ -50,7 +50,8 @@ pub(crate) fn displace(
         bytes: words.iter().flat_map(|word| word.value.to_le_bytes()).collect(),
         room: shape.room,
         falls_through: shape.falls_through,
-        repeatable: region.repeats,
+        // An interrupted system call is made again: the kernel sets pc back to it (signal(7)).
+        repeatable: region.repeats || words.first().is_some_and(Word::is_system_call),
         needs: shape.needs,
         loops: Vec::new(),
         x86: Default::default(),

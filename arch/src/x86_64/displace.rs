@@ -52,6 +52,7 @@ pub(crate) fn displace(
         }
         check_memory(reference, function.address, site, overwritten)?;
     }
+    check_whole(&displaced, body)?;
     body.perhaps
         .iter()
         .try_for_each(|perhaps| check_perhaps(*perhaps, function.address, site, overwritten))?;
@@ -88,7 +89,7 @@ impl Request<'_> {
         let (from, to) = (branch.ip(), branch.near_branch_target());
         let start = (from - self.function.address) as usize;
         let bytes = self.function.bytes.get(start..start + branch.len());
-        let bytes = bytes.filter(|_| !self.far && self.is_in_sequence(start));
+        let bytes = bytes.filter(|_| !self.far && self.is_in_sequence(start) && self.is_reached(start));
         let text = || decode::text(branch);
         let bytes = bytes.ok_or_else(|| Refusal::LoopsToEntry { from, to, text: text() })?;
         let new = Loop::new(branch, bytes, self.around, &displaced.loops, &self.taken())?;
@@ -105,6 +106,26 @@ impl Request<'_> {
             at += decode::one(rest, self.function.address + at as u64).map_or(1, |found| found.len());
         }
         at == offset
+    }
+
+    /// Whether branches lead from the entry to the instruction at an offset. Else it may be data.
+    fn is_reached(&self, offset: usize) -> bool {
+        let (bytes, address) = (self.function.bytes, self.function.address);
+        let mut seen = vec![false; bytes.len()];
+        let mut starts = vec![0];
+        while let Some(start) = starts.pop() {
+            let mut at: usize = start;
+            while at < bytes.len() && !std::mem::replace(&mut seen[at], true) {
+                let Some(found) = decode::one(&bytes[at..], address + at as u64) else { break };
+                let to = decode::branch_target(&found).map(|to| to.wrapping_sub(address));
+                starts.extend(to.and_then(|to| usize::try_from(to).ok()));
+                if decode::ends(&found) {
+                    break;
+                }
+                at += found.len();
+            }
+        }
+        seen.get(offset) == Some(&true)
     }
 
     /// What the entry jump takes of the padding: what it overwrites behind the function, and that of a relay.
@@ -311,7 +332,28 @@ fn repeatable(instruction: &Instruction) -> bool {
     let repeated = instruction.has_rep_prefix() || instruction.has_repne_prefix();
     let tile =
         matches!(instruction.mnemonic(), Mnemonic::Tileloadd | Mnemonic::Tileloaddt1 | Mnemonic::Tilestored);
-    (repeated && instruction.flow_control() == FlowControl::Next) || instruction.is_vsib() || tile
+    // An interrupted system call is made again: the kernel sets pc back to it (signal(7)).
+    let restarted = matches!(instruction.code(), Code::Syscall | Code::Sysenter | Code::Int_imm8);
+    (repeated && instruction.flow_control() == FlowControl::Next)
+        || instruction.is_vsib()
+        || tile
+        || restarted
+}
+
+/// Nothing may go into the middle of a branch that is changed.
+fn check_whole(displaced: &Displaced, body: &Body) -> Result<(), Refusal> {
+    if displaced.loops.is_empty() {
+        return Ok(());
+    }
+    let changed = || displaced.loops.iter().flat_map(Loop::ranges);
+    for branch in &body.references {
+        let Some(to) = decode::branch_target(branch) else { continue };
+        if changed().any(|(at, len)| to > at && to < at + len as u64) {
+            let (from, text) = (branch.ip(), decode::text(branch));
+            return Err(Refusal::BranchIntoSite { from, to, text });
+        }
+    }
+    Ok(())
 }
 
 /// What may be a branch is treated like one.

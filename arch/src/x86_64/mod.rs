@@ -26,7 +26,7 @@ use pun::Pun;
 use relay::Relay;
 
 use crate::measure::Entry;
-use crate::{Around, Form, Function, InstructionSet, Measure, Refusal};
+use crate::{Around, Displaced, Form, Function, InstructionSet, Measure, Refusal};
 
 /// What only x86-64 forms need.
 #[derive(Debug, Clone, Copy, Default)]
@@ -62,9 +62,21 @@ pub(crate) fn measure(function: &Function<'_>, around: &Around<'_>) -> Measure {
         direct: fixed(Form::Direct),
         slot: fixed(Form::Slot),
         island: fixed(Form::Island),
-        punned: pun.and_then(|pun| of(pun.written, false)),
+        punned: pun.and_then(|pun| loops_apart(of(pun.written, false)?, pun)),
         relay: relay.and_then(|_| fixed(Form::Relay)),
         absolute: fixed(Form::Absolute),
+    }
+}
+
+/// The bytes that a punned jump uses must not be those of a branch that is changed.
+fn loops_apart(displaced: Displaced, pun: Pun) -> Result<Displaced, Refusal> {
+    let uses = pun.bytes();
+    let mut branches = displaced.loops.iter().flat_map(Loop::ranges);
+    let used = branches.find(|(at, len)| *at < uses.end && uses.start < at + *len as u64);
+    drop(branches);
+    match used {
+        Some((from, _)) => Err(Refusal::UsesBranch { site: uses.start, from }),
+        None => Ok(displaced),
     }
 }
 

@@ -1,8 +1,8 @@
 //! Branches on rcx: short only, no inverse.
 
-use midflight_arch::Refusal;
+use midflight_arch::{Around, Form, Function, InstructionSet, Refusal, measure_in};
 
-use crate::support::{AT, moved, refused};
+use crate::support::{AT, hex, moved, refused};
 
 #[test]
 fn case_028_loops_to_the_outside() {
@@ -31,4 +31,28 @@ fn case_031_jrcxz_into_site() {
     assert_eq!(moved("e302 ffc7 90 c3"), expected);
     let refusal = refused("e301 ffc7 90 c3");
     assert_eq!(refusal, Refusal::BranchIntoSite { from: AT, to: AT + 3, text: "jrcxz 0x401003".into() });
+}
+
+/// The branch would be changed, and its bytes are a part of the jump.
+#[test]
+fn a_punned_jump_uses_no_bytes_of_a_loop() {
+    let bytes = hex("f390 ebfc c3 90*20");
+    let (function, padding) = bytes.split_at(5);
+    let function = Function { address: AT, bytes: function, guarded: false };
+    let paddings = [(AT + 5, padding)];
+    let around = Around { behind: padding, padding: 20, paddings: &paddings, shadow_stack: false };
+    let measure = measure_in(InstructionSet::X86_64, &function, &around);
+    assert_eq!(measure.usable(Form::Punned).unwrap_err(), &Refusal::UsesBranch { site: AT, from: AT + 2 });
+}
+
+/// What looks like a loop and is reached by nothing may be data, and is not changed.
+#[test]
+fn what_is_not_reached_is_no_loop() {
+    let bytes = hex("31c0 31c0 31c0 c3 ebf7 90*20");
+    let (function, padding) = bytes.split_at(9);
+    let function = Function { address: AT, bytes: function, guarded: false };
+    let paddings = [(AT + 9, padding)];
+    let around = Around { behind: padding, padding: 20, paddings: &paddings, shadow_stack: false };
+    let measure = measure_in(InstructionSet::X86_64, &function, &around);
+    assert!(matches!(measure.usable(Form::Island), Err(Refusal::LoopsToEntry { .. })));
 }

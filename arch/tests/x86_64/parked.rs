@@ -2,7 +2,7 @@
 
 use midflight_arch::Form;
 
-use crate::support::{AT, PLACES, planned};
+use crate::support::{AT, PLACES, measured, planned};
 
 #[test]
 fn inside_is_strictly_between() {
@@ -44,4 +44,18 @@ fn a_loop_made_of_three_leads_back_to_where_it_would_go() {
     assert_eq!(map.back(trampoline + 2), Some(AT + 2), "not taken");
     assert_eq!(map.back(trampoline + 4), Some(AT + 11), "taken");
     assert_eq!(map.back(trampoline + 1), None);
+}
+
+/// The kernel makes an interrupted system call again, with pc at the instruction: it may not find the jump there.
+#[test]
+fn a_system_call_that_comes_first_has_an_inside() {
+    for first in ["0f05", "cd80"] {
+        let measure = measured(&format!("{first} 31c0 31c0 c3"));
+        for form in [Form::Island, Form::Punned] {
+            assert!(measure.has_inside(form) && !measure.changes_at_once(form), "{first} {form}");
+        }
+        assert!(planned(&format!("{first} 31c0 31c0 c3"), Form::Island).pc_map.inside(AT));
+    }
+    let measure = measured("31c0 31c0 31c0 c3");
+    assert!(!measure.has_inside(Form::Punned) && measure.changes_at_once(Form::Punned));
 }
