@@ -92,10 +92,24 @@ impl fmt::Display for CheckedFunction {
             );
         }
         let hold = if self.without_hold { "no" } else { "a" };
-        write!(f, "{form} form, displaces {}, needs {hold} hold", self.displaced.join("; "))?;
+        let (cost, displaced) = (cost(*form), self.displaced.join("; "));
+        write!(f, "{form} form ({cost}), displaces {displaced}, needs {hold} hold")?;
         if self.has_indirect_jump {
             f.write_str(" (jumps through a table or register were not followed)")?;
         }
         self.passed_over.iter().try_for_each(|why| write!(f, "\n    not {why}"))
+    }
+}
+
+/// What every call goes through, and what memory the form takes beside a share of a near block.
+fn cost(form: Form) -> &'static str {
+    match form {
+        Form::Direct => "one jump",
+        Form::Slot => "one jump through a pointer",
+        Form::Island => "two jumps",
+        Form::Punned => "two jumps; a page that islands may share",
+        Form::Relay => "three jumps; padding nearby",
+        Form::Absolute => "two jumps through pointers; memory anywhere",
+        _ => "jumps",
     }
 }

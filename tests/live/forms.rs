@@ -400,7 +400,8 @@ fn the_check_says_which_form_and_why() {
     let short = check("live_form_across", &patient());
     let text = short.to_string();
     assert_eq!(short.form.to_string(), "direct", "{text}");
-    assert!(text.contains("needs a hold"), "{text}");
+    assert!(text.contains("direct form (one jump), displaces lea rax, [rdi+1]; ret, needs a hold"), "{text}");
+    assert!(punned.to_string().contains("punned form (two jumps; a page"), "{punned}");
 }
 
 /// Four bytes, then another function at once: only a punned jump fits, and it needs a byte of the other.

@@ -36,13 +36,18 @@ fn case_031_jrcxz_into_site() {
 /// The branch would be changed, and its bytes are a part of the jump.
 #[test]
 fn a_punned_jump_uses_no_bytes_of_a_loop() {
+    // Distances lead as far down as up.
+    const HIGH: u64 = 0x5500_0000_1000;
     let bytes = hex("f390 ebfc c3 90*20");
     let (function, padding) = bytes.split_at(5);
-    let function = Function { address: AT, bytes: function, guarded: false };
-    let paddings = [(AT + 5, padding)];
+    let function = Function { address: HIGH, bytes: function, guarded: false };
+    let paddings = [(HIGH + 5, padding)];
     let around = Around { behind: padding, padding: 20, paddings: &paddings, shadow_stack: false };
     let measure = measure_in(InstructionSet::X86_64, &function, &around);
-    assert_eq!(measure.usable(Form::Punned).unwrap_err(), &Refusal::UsesBranch { site: AT, from: AT + 2 });
+    assert_eq!(
+        measure.usable(Form::Punned).unwrap_err(),
+        &Refusal::UsesBranch { site: HIGH, from: HIGH + 2 }
+    );
 }
 
 /// What looks like a loop and is reached by nothing may be data, and is not changed.
