@@ -34,13 +34,13 @@ impl NewSite<'_> {
     }
 }
 
-/// Maps memory for the new sites, writes trampolines and islands, and gives the sites, with the pages of islands as they
-/// are then. A site that no free memory is near to gets the form that needs none, if it can have that. Or answers which
-/// page for islands could not be had, and why; then other forms or places may be selected.
-pub(super) fn place(
-    new: Vec<NewSite<'_>>,
-    mut selector: Selector<'_>,
-) -> Result<Result<(Vec<Site>, PunPages), (u64, Errno)>, Error> {
+/// The sites, and the pages of islands as they are then. Or which page for islands could not be had, and why; then other
+/// forms or places may be selected.
+pub(super) type Placement = Result<(Vec<Site>, PunPages), (u64, Errno)>;
+
+/// Maps memory for the new sites, writes trampolines and islands. A site that no free memory is near to gets the form that
+/// needs none, if it can have that.
+pub(super) fn place(new: Vec<NewSite<'_>>, mut selector: Selector<'_>) -> Result<Placement, Error> {
     let mut placed = Placed::default();
     let mut far = Vec::new();
     for (members, block) in blocks(new, &selector.reserved())? {
