@@ -3,7 +3,7 @@
 use super::common::commit_lock;
 use super::registry::{Entry, Held, Owned, Registry, next_id};
 use super::site::{Layer, Standing, Work};
-use super::{Change, HOST, Request, fork, prepare};
+use super::{Change, HOST, Request, fork, prepare, running};
 use crate::arch::InstructionSet;
 use crate::error::Error;
 use crate::memory::{self, CodeChange, WriteFailure, Writer};
@@ -202,7 +202,7 @@ fn explain(failure: WriteFailure, code: &[CodeChange], changes: &[Change]) -> Er
         Some(change) => change.target.target.name.clone(),
         None => format!("{:#x}", code.address),
     };
-    Error::EntryModified { target, address: code.address, expected: code.old.clone(), found }
+    running::error_of(target, code.address, code.old.clone(), found)
 }
 
 /// What was committed becomes known.

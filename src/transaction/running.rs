@@ -94,8 +94,11 @@ pub(super) fn modified(target: &Target, start: u64, expected: &[u8], found: &[u8
     // An instruction of aarch64 begins at a multiple of four.
     let first = if HOST == InstructionSet::Aarch64 { same / 4 * 4 } else { same };
     let excerpt = |bytes: &[u8]| -> Vec<u8> { bytes.iter().skip(first).take(16).copied().collect() };
-    let (target, address) = (target.name.clone(), start + first as u64);
-    let (expected, found) = (excerpt(expected), excerpt(found));
+    error_of(target.name.clone(), start + first as u64, excerpt(expected), excerpt(found))
+}
+
+/// The error for other bytes at `address`, by what they look like.
+pub(super) fn error_of(target: String, address: u64, expected: Vec<u8>, found: Vec<u8>) -> Error {
     match arch::trace(HOST, &found) {
         Trace::Breakpoint => Error::Breakpoint { target, address, expected, found },
         Trace::Jump => Error::OtherHook { target, address, expected, found },

@@ -9,6 +9,7 @@ use std::path::Path;
 adds! {
     live_bad_input + 1;
     live_breakpoint + 1;
+    live_breakpoint_later + 1;
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -173,30 +174,65 @@ fn functions_that_cannot_be_patched_say_why() {
     assert!(matches!(refusal("live_reads_itself"), Refusal::ReadsOwnBytes { .. }));
 }
 
+/// The first bytes of a breakpoint, of a jump, and of something else.
+#[cfg(target_arch = "x86_64")]
+const MARKS: [&[u8]; 3] = [&[0xcc], &[0xe9], &[0x90]];
+#[cfg(target_arch = "aarch64")]
+const MARKS: [&[u8]; 3] = [&[0, 0, 0x20, 0xd4], &[0x10, 0, 0, 0x14], &[0x1f, 0x20, 3, 0xd5]];
+
+/// Writes to the code of a function as a debugger does.
+fn poke(address: usize, bytes: &[u8]) {
+    use std::os::unix::fs::FileExt;
+    let memory = std::fs::File::options().write(true).open("/proc/self/mem").unwrap();
+    memory.write_all_at(bytes, address as u64).unwrap();
+}
+
 #[test]
 fn a_target_that_somebody_else_has_changed() {
-    let page = live_breakpoint as *const () as usize;
-    let write = |byte: u8| {
-        use std::os::unix::fs::FileExt;
-        let memory = std::fs::File::options().write(true).open("/proc/self/mem").unwrap();
-        memory.write_all_at(&[byte], page as u64).unwrap();
-    };
-    // SAFETY: the first byte of a function.
-    let before = unsafe { bytes_at(page, 1) }[0];
-    write(0xcc);
+    let entry = live_breakpoint as *const () as usize;
+    let [breakpoint, jump, other] = MARKS;
+    // SAFETY: the first bytes of a function.
+    let before = unsafe { bytes_at(entry, breakpoint.len()) };
+    poke(entry, breakpoint);
     let error = commit("live_breakpoint", zero as *const ());
     let Error::Breakpoint { address, expected, found, .. } = &error else { panic!("{error}") };
-    assert_eq!((*address, expected[0], found[0]), (page as u64, before, 0xcc));
-    // The first byte of a jump.
-    write(0xe9);
+    assert_eq!((*address, expected.starts_with(&before)), (entry as u64, true));
+    assert!(found.starts_with(breakpoint));
+    poke(entry, jump);
     let error = commit("live_breakpoint", zero as *const ());
-    let Error::OtherHook { address, expected, found, .. } = &error else { panic!("{error}") };
-    assert_eq!((*address, expected[0], found[0]), (page as u64, before, 0xe9));
-    write(0x90);
+    let Error::OtherHook { address, found, .. } = &error else { panic!("{error}") };
+    assert_eq!((*address, found.starts_with(jump)), (entry as u64, true));
+    poke(entry, other);
     let error = commit("live_breakpoint", zero as *const ());
     assert!(matches!(error, Error::EntryModified { .. }), "{error}");
-    write(before);
+    poke(entry, &before);
     assert_eq!(live_breakpoint(1), 2);
+}
+
+/// Hard case 104: a breakpoint that is set on the entry jump of a patch.
+#[test]
+fn a_breakpoint_on_a_patched_entry() {
+    let entry = live_breakpoint_later as *const () as usize;
+    let breakpoint = MARKS[0];
+    let mut change = Transaction::new();
+    change.replace("live_breakpoint_later", zero as *const ());
+    // SAFETY: both take a number and give one.
+    let applied = unsafe { change.commit(&patient()) }.unwrap();
+    // SAFETY: the first bytes of a function.
+    let now = || unsafe { bytes_at(entry, breakpoint.len()) };
+    let jump = now();
+    poke(entry, breakpoint);
+    let errors =
+        [commit("live_breakpoint_later", zero as *const ()), applied.rollback_with(&patient()).unwrap_err()];
+    assert_eq!(now(), breakpoint, "it is never overwritten silently");
+    poke(entry, &jump);
+    for error in errors {
+        let Error::Breakpoint { address, expected, found, .. } = &error else { panic!("{error}") };
+        assert_eq!(*address, entry as u64);
+        assert!(expected.starts_with(&jump) && found.starts_with(breakpoint), "{error}");
+    }
+    applied.rollback_with(&patient()).unwrap();
+    assert_eq!(live_breakpoint_later(1), 2);
 }
 
 #[test]

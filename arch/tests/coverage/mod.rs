@@ -19,13 +19,16 @@ const EFFORT: Effort = Effort { stride: 1, all_forms: 8 };
 
 #[test]
 fn functions_of_x86_64_libraries() {
-    let must = ["libc", "libm", "libstdc++", "librustc_driver", "this program"];
+    if cfg!(target_arch = "aarch64") {
+        return; // Such a machine has none of them; a machine that emulates it has, and looks at them itself.
+    }
+    let must = ["libc", "libm", "libcrypto", "libstdc++", "librustc_driver", "this program"];
     all(InstructionSet::X86_64, &files::x86_64(), &must);
 }
 
 #[test]
 fn functions_of_aarch64_libraries() {
-    all(InstructionSet::Aarch64, &files::aarch64(), &[]);
+    all(InstructionSet::Aarch64, &files::aarch64(), &["libc", "libcrypto", "libstdc++"]);
 }
 
 fn all(set: InstructionSet, wanted: &[Wanted], must: &[&str]) {
