@@ -51,6 +51,8 @@ pub(crate) fn measure(function: &Function<'_>, around: &Around<'_>) -> Measure {
     let fixed = |form| of(jumps::entry_length(form), form == Form::Absolute);
     let pun = pun_at(function, around, pad, site);
     let relay = Relay::find(site, around);
+    // Both jumps have one length.
+    let island = fixed(Form::Island);
     Measure {
         entry: Entry {
             set,
@@ -59,9 +61,9 @@ pub(crate) fn measure(function: &Function<'_>, around: &Around<'_>) -> Measure {
             x86: Extras { pun: pun.as_ref().ok().copied(), relay: relay.as_ref().ok().copied() },
         },
         indirect_jump: body.as_ref().is_ok_and(|body| body.indirect_jump),
-        direct: fixed(Form::Direct),
+        direct: island.clone(),
         slot: fixed(Form::Slot),
-        island: fixed(Form::Island),
+        island,
         punned: pun.and_then(|pun| loops_apart(of(pun.written, false)?, pun)),
         relay: relay.and_then(|_| fixed(Form::Relay)),
         absolute: fixed(Form::Absolute),
