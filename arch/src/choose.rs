@@ -1,6 +1,6 @@
 //! The rule by which a site gets its form.
 
-use crate::{Form, Measure, Refusal};
+use crate::{Form, InstructionSet, Measure, Refusal};
 
 /// The forms that a site can have, best first, and why it cannot have the others.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,8 +59,12 @@ fn usable(
     }
     let displaced = measure.usable(form).map_err(|refusal| Some(refusal.clone()))?;
     let site = measure.site();
-    // All that is displaced, where that is a loop.
-    let inside = site..site + displaced.overwritten.max(displaced.span) as u64;
+    let len = match measure.set() {
+        InstructionSet::X86_64 => displaced.overwritten,
+        // All that is displaced, where that is a loop.
+        InstructionSet::Aarch64 => displaced.span,
+    };
+    let inside = site..site + len as u64;
     match entrances.iter().find(|address| inside.contains(address)) {
         Some(&address) => Err(Some(Refusal::EnteredAt { site, address })),
         None => Ok(()),
@@ -70,7 +74,7 @@ fn usable(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Function, InstructionSet, measure};
+    use crate::{Function, measure};
 
     const AT: u64 = 0x5500_0000_0000;
 

@@ -223,12 +223,7 @@ impl Measure {
     /// How many bytes from the site on must stay what they are while a site of the form is on: more than are
     /// overwritten if it is punned.
     pub fn kept(&self, form: Form) -> usize {
-        let overwritten = self.usable(form).map_or(0, |displaced| displaced.overwritten);
-        if form == Form::Punned {
-            overwritten.max(self.entry.x86.pun.map_or(0, |pun| pun.len()))
-        } else {
-            overwritten
-        }
+        self.entry.kept(form, self.usable(form).map_or(0, |displaced| displaced.overwritten))
     }
 
     /// Whether the function jumps to an address that it computes, as with a jump table. Where such a jump

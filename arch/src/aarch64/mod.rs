@@ -16,8 +16,6 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
-#[allow(unused_imports, reason = "commits of one store will ask")]
-pub(crate) use concurrent::may_change_running;
 pub(crate) use jumps::{ISLAND_ROOM, branch_of_entry, entry_jump, entry_reaches, island};
 pub(crate) use relocate::trampoline;
 
@@ -29,17 +27,17 @@ use crate::{Around, Form, Function, InstructionSet, Measure, Refusal};
 /// Bytes of an instruction.
 const WORD: u64 = 4;
 
-/// Indirect calls of a function on a guarded page land on `bti c`, or on `paciasp` or `pacibsp`, which are landing pads
-/// for the same branches (Arm Architecture Reference Manual, "Branch Target Identification", `BTypeCompatible_PACIXSP`).
-/// Every `bti` with a target stays where it is, on any page: it does nothing else. Signing cannot stay, since the
-/// replacement would find a signed return address: it is displaced with the word behind it, and `bti c` takes its
-/// place. A guarded function that begins with neither is never called indirectly.
 /// Whether a `b` may take the place of the first of these words by one store, and give it back, while threads run.
 pub(crate) fn may_become_branch(words: &[u8]) -> bool {
     const B: u32 = 0x1400_0000;
     words.first_chunk().is_some_and(|word| concurrent::may_change_running(u32::from_le_bytes(*word), B))
 }
 
+/// Indirect calls of a function on a guarded page land on `bti c`, or on `paciasp` or `pacibsp`, which are landing pads
+/// for the same branches (Arm Architecture Reference Manual, "Branch Target Identification", `BTypeCompatible_PACIXSP`).
+/// Every `bti` with a target stays where it is, on any page: it does nothing else. Signing cannot stay, since the
+/// replacement would find a signed return address: it is displaced with the word behind it, and `bti c` takes its
+/// place. A guarded function that begins with neither is never called indirectly.
 pub(crate) fn measure(function: &Function<'_>, around: &Around<'_>) -> Measure {
     let set = InstructionSet::Aarch64;
     let first = decode::words(function).next().map(|word| word.kind);

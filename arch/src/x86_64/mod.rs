@@ -36,15 +36,17 @@ pub(crate) fn measure(function: &Function<'_>, around: &Around<'_>) -> Measure {
     let pad = landing_pad(function);
     let site = function.address.wrapping_add(pad as u64);
     let body = sweep::sweep(function, around);
-    let of = |overwritten: usize, far: bool| match &body {
-        Ok(body) => displace::displace(function, around, pad, overwritten, far, body),
+    let paddings = not_run(function, around);
+    let around = &Around { paddings: &paddings, ..*around };
+    let of = |overwritten: usize, kept: usize, far: bool| match &body {
+        Ok(body) => displace::displace(function, around, pad, (overwritten, kept), far, body),
         // A function that is too short is so whatever its bytes are.
         Err(refusal) => {
             let short = displace::too_short(function, around, pad, overwritten);
             Err(short.unwrap_or_else(|| Refusal::clone(refusal)))
         }
     };
-    let fixed = |form| of(jumps::entry_length(form), form == Form::Absolute);
+    let fixed = |form| of(jumps::entry_length(form), jumps::entry_length(form), form == Form::Absolute);
     let pun = pun_at(function, around, pad, site);
     let relay = Relay::find(site, around);
     Measure {
@@ -58,10 +60,20 @@ pub(crate) fn measure(function: &Function<'_>, around: &Around<'_>) -> Measure {
         direct: fixed(Form::Direct),
         slot: fixed(Form::Slot),
         island: fixed(Form::Island),
-        punned: pun.and_then(|pun| of(pun.written, false)),
+        punned: pun.and_then(|pun| of(pun.written, pun.len(), false)),
         relay: relay.and_then(|_| fixed(Form::Relay)),
         absolute: fixed(Form::Absolute),
     }
+}
+
+/// The padding around a function, without that behind it if the function runs on into it: a jump there would be run.
+fn not_run<'a>(function: &Function<'_>, around: &Around<'a>) -> Vec<(u64, &'a [u8])> {
+    let end = function.address.saturating_add(function.bytes.len() as u64);
+    let own = end..end.saturating_add(padding(around.behind) as u64);
+    let paddings = around.paddings.iter().copied();
+    let Some(_) = paddings.clone().find(|(start, _)| own.contains(start)) else { return paddings.collect() };
+    let runs_on = sweep::runs_on(function);
+    paddings.filter(|(start, _)| !(runs_on && own.contains(start))).collect()
 }
 
 fn pun_at(function: &Function<'_>, around: &Around<'_>, pad: usize, site: u64) -> Result<Pun, Refusal> {
