@@ -51,7 +51,8 @@ pub(crate) fn runs_on(function: &Function<'_>) -> bool {
     runs_on
 }
 
-/// Whether execution is known to come to a branch, and to no other instruction that has some of its bytes.
+/// Whether execution is known to come to a branch, and no other instruction has some of its bytes: none that execution
+/// comes to, and none that a reader from the first byte on would see.
 pub(crate) fn is_plain(function: &Function<'_>, branch: &Instruction) -> bool {
     let (mut comes, mut is_alone) = (false, true);
     walk(function, |place, instruction| {
@@ -59,7 +60,12 @@ pub(crate) fn is_plain(function: &Function<'_>, branch: &Instruction) -> bool {
         let overlaps = place < branch.next_ip() && instruction.next_ip() > branch.ip();
         is_alone &= place == branch.ip() || !overlaps;
     });
-    comes && is_alone
+    let (bytes, wanted) = (function.bytes, (branch.ip() - function.address) as usize);
+    let mut offset = 0;
+    while offset < wanted {
+        offset += decode::one(&bytes[offset..], function.address + offset as u64).map_or(1, |one| one.len());
+    }
+    comes && is_alone && offset == wanted
 }
 
 /// Shows where execution comes from the entry, by running on and by direct branches; the end of the function with what is

@@ -64,6 +64,9 @@ fn data_that_looks_like_a_loop_is_not_changed() {
     // jo into itself, behind which jb back to the entry has bytes of an `or`.
     let shared = changed("48ffce ffc7 70ff 0a72f6 c3", "", (AT + 0x20, "cc*5"), Form::Island);
     assert!(matches!(shared, Err(Refusal::LoopsToEntry { from: 0x401008, .. })), "{shared:?}");
+    // Behind a jump over the opcode of a mov, which may be somewhere's as well.
+    let hidden = changed("90*8 eb01 b8 75f3 90*2 c3", "", (AT + 0x20, "cc*5"), Form::Island);
+    assert!(matches!(hidden, Err(Refusal::LoopsToEntry { from: 0x40100b, .. })), "{hidden:?}");
     let reached = changed("90*8 7401 c3 ebf3", "", (AT + 0x20, "cc*5"), Form::Island);
     assert_eq!(reached, Ok(vec![(AT + 11, 2), (AT + 0x20, 5)]));
 }
