@@ -202,8 +202,10 @@ impl Measure {
     }
 
     /// Whether one aligned store of 8 bytes puts the entry jump of the form there, for threads at any place: it has no
-    /// inside, and is one instruction that lies in one such word. What a processor makes of an instruction that changes
-    /// while it is fetched is then the old or the new one (Intel SDM volume 3, 10.1.1 and 10.1.3).
+    /// inside, and what is written lies in one such word. A processor then fetches the old instruction or the new one. AMD's
+    /// manual says so (AMD64 Architecture Programmer's Manual, volume 2, 7.6.1, asynchronous modification). Intel's
+    /// promises that the store is atomic (SDM volume 3, 10.1.1), but leaves code that others run meanwhile to the model
+    /// (10.1.3): there it is what processors do, not what is written.
     pub fn changes_at_once(&self, form: Form) -> bool {
         !self.has_inside(form) && self.reverts_at_once(form)
     }
