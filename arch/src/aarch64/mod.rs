@@ -16,8 +16,6 @@ mod reference;
 #[cfg(test)]
 mod tests;
 
-#[allow(unused_imports, reason = "commits of one store will ask")]
-pub(crate) use concurrent::may_change_running;
 pub(crate) use jumps::{ISLAND_ROOM, branch_of_entry, entry_jump, entry_reaches, island};
 pub(crate) use relocate::trampoline;
 

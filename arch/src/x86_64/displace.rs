@@ -7,7 +7,7 @@ use super::decode;
 use super::loops::Loop;
 use super::relay::{self, Relay};
 use super::relocate::{self, End, Kind};
-use super::sweep::{Body, Perhaps};
+use super::sweep::{self, Body, Perhaps};
 use crate::{Around, Displaced, DisplacedInstruction, Function, Refusal};
 
 /// Taken for the size of an operand that has none in its encoding (xsave areas with tiles have 11 KiB).
@@ -22,16 +22,18 @@ struct Request<'a> {
     /// The function's bytes from there on.
     bytes: &'a [u8],
     overwritten: usize,
+    /// How many bytes must be known and stay as they are: more than are overwritten if the jump is punned.
+    kept: usize,
     far: bool,
 }
 
-/// The displaced instructions of an entry jump of `overwritten` bytes, `pad` bytes into the function. Its trampoline may
-/// be anywhere if it is `far`.
+/// The displaced instructions of an entry jump of `kept` bytes, of which `overwritten` are written, `pad` bytes into the
+/// function. Its trampoline may be anywhere if it is `far`.
 pub(crate) fn displace(
     function: &Function<'_>,
     around: &Around<'_>,
     pad: usize,
-    overwritten: usize,
+    (overwritten, kept): (usize, usize),
     far: bool,
     body: &Body,
 ) -> Result<Displaced, Refusal> {
@@ -42,7 +44,7 @@ pub(crate) fn displace(
     if site.checked_add(overwritten as u64).is_none() {
         return Err(Refusal::AddressSpace { address: site, size: overwritten });
     }
-    let request = Request { function, around, site, bytes: &function.bytes[pad..], overwritten, far };
+    let request = Request { function, around, site, bytes: &function.bytes[pad..], overwritten, kept, far };
     let mut displaced = request.collect()?;
     for reference in &body.references {
         let offset = reference.ip().wrapping_sub(site);
@@ -88,8 +90,11 @@ impl Request<'_> {
     fn lead_back(&self, displaced: &mut Displaced, branch: &Instruction) -> Result<(), Refusal> {
         let (from, to) = (branch.ip(), branch.near_branch_target());
         let start = (from - self.function.address) as usize;
-        let bytes = self.function.bytes.get(start..start + branch.len());
-        let bytes = bytes.filter(|_| !self.far && self.is_in_sequence(start) && self.is_reached(start));
+        // What nothing is known to come to may be data, other instructions keep their bytes, and the entry jump its own.
+        let may_change = !self.far
+            && (branch.next_ip() <= self.site || from >= self.site + self.kept as u64)
+            && sweep::is_plain(self.function, branch);
+        let bytes = self.function.bytes.get(start..start + branch.len()).filter(|_| may_change);
         let text = || decode::text(branch);
         let bytes = bytes.ok_or_else(|| Refusal::LoopsToEntry { from, to, text: text() })?;
         let new = Loop::new(branch, bytes, self.around, &displaced.loops, &self.taken())?;
@@ -98,43 +103,10 @@ impl Request<'_> {
         Ok(())
     }
 
-    /// Whether an instruction at an offset follows those before it. One inside of another must not be changed.
-    fn is_in_sequence(&self, offset: usize) -> bool {
-        let mut at = 0;
-        while at < offset {
-            let rest = self.function.bytes.get(at..).unwrap_or_default();
-            at += decode::one(rest, self.function.address + at as u64).map_or(1, |found| found.len());
-        }
-        at == offset
-    }
-
-    /// Whether branches lead from the entry to the instruction at an offset. Else it may be data.
-    fn is_reached(&self, offset: usize) -> bool {
-        let (bytes, address) = (self.function.bytes, self.function.address);
-        let mut seen = vec![false; bytes.len()];
-        let mut starts = vec![0];
-        while let Some(start) = starts.pop() {
-            let mut at: usize = start;
-            while at < bytes.len() && !std::mem::replace(&mut seen[at], true) {
-                let Some(found) = decode::one(&bytes[at..], address + at as u64) else { break };
-                let to = decode::branch_target(&found).map(|to| to.wrapping_sub(address));
-                starts.extend(to.and_then(|to| usize::try_from(to).ok()));
-                if decode::ends(&found) {
-                    break;
-                }
-                at += found.len();
-            }
-        }
-        seen.get(offset) == Some(&true)
-    }
-
     /// What the entry jump takes of the padding: what it overwrites behind the function, and that of a relay.
     fn taken(&self) -> [(u64, u64); 2] {
-        let relay = Relay::find(self.site, self.around).ok().filter(|_| self.overwritten == relay::SHORT);
-        [
-            (self.site, self.overwritten as u64),
-            relay.map_or((0, 0), |relay| (relay.at, relay.now.len() as u64)),
-        ]
+        let relay = Relay::find(self.site, self.around).ok().filter(|_| self.kept == relay::SHORT);
+        [(self.site, self.kept as u64), relay.map_or((0, 0), |relay| (relay.at, relay.now.len() as u64))]
     }
 
     fn collect(&self) -> Result<Displaced, Refusal> {

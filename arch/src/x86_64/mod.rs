@@ -26,7 +26,7 @@ use pun::Pun;
 use relay::Relay;
 
 use crate::measure::Entry;
-use crate::{Around, Displaced, Form, Function, InstructionSet, Measure, Refusal};
+use crate::{Around, Form, Function, InstructionSet, Measure, Refusal};
 
 /// What only x86-64 forms need.
 #[derive(Debug, Clone, Copy, Default)]
@@ -40,15 +40,17 @@ pub(crate) fn measure(function: &Function<'_>, around: &Around<'_>) -> Measure {
     let pad = landing_pad(function);
     let site = function.address.wrapping_add(pad as u64);
     let body = sweep::sweep(function, around);
-    let of = |overwritten: usize, far: bool| match &body {
-        Ok(body) => displace::displace(function, around, pad, overwritten, far, body),
+    let paddings = not_run(function, around);
+    let around = &Around { paddings: &paddings, ..*around };
+    let of = |overwritten: usize, kept: usize, far: bool| match &body {
+        Ok(body) => displace::displace(function, around, pad, (overwritten, kept), far, body),
         // A function that is too short is so whatever its bytes are.
         Err(refusal) => {
             let short = displace::too_short(function, around, pad, overwritten);
             Err(short.unwrap_or_else(|| Refusal::clone(refusal)))
         }
     };
-    let fixed = |form| of(jumps::entry_length(form), form == Form::Absolute);
+    let fixed = |form| of(jumps::entry_length(form), jumps::entry_length(form), form == Form::Absolute);
     let pun = pun_at(function, around, pad, site);
     let relay = Relay::find(site, around);
     // Both jumps have one length.
@@ -64,22 +66,20 @@ pub(crate) fn measure(function: &Function<'_>, around: &Around<'_>) -> Measure {
         direct: island.clone(),
         slot: fixed(Form::Slot),
         island,
-        punned: pun.and_then(|pun| loops_apart(of(pun.written, false)?, pun)),
+        punned: pun.and_then(|pun| of(pun.written, pun.len(), false)),
         relay: relay.and_then(|_| fixed(Form::Relay)),
         absolute: fixed(Form::Absolute),
     }
 }
 
-/// The bytes that a punned jump uses must not be those of a branch that is changed.
-fn loops_apart(displaced: Displaced, pun: Pun) -> Result<Displaced, Refusal> {
-    let uses = pun.bytes();
-    let mut branches = displaced.loops.iter().flat_map(Loop::ranges);
-    let used = branches.find(|(at, len)| *at < uses.end && uses.start < at + *len as u64);
-    drop(branches);
-    match used {
-        Some((from, _)) => Err(Refusal::UsesBranch { site: uses.start, from }),
-        None => Ok(displaced),
-    }
+/// The padding around a function, without that behind it if the function runs on into it: a jump there would be run.
+fn not_run<'a>(function: &Function<'_>, around: &Around<'a>) -> Vec<(u64, &'a [u8])> {
+    let end = function.address.saturating_add(function.bytes.len() as u64);
+    let own = end..end.saturating_add(padding(around.behind) as u64);
+    let paddings = around.paddings.iter().copied();
+    let Some(_) = paddings.clone().find(|(start, _)| own.contains(start)) else { return paddings.collect() };
+    let runs_on = sweep::runs_on(function);
+    paddings.filter(|(start, _)| !(runs_on && own.contains(start))).collect()
 }
 
 fn pun_at(function: &Function<'_>, around: &Around<'_>, pad: usize, site: u64) -> Result<Pun, Refusal> {

@@ -4,7 +4,7 @@
 //! to be: at one address if the first instruction has one byte, within 256, 64 Ki or 16 Mi if it has two, three or four.
 //! Since one instruction is displaced, the site has no inside; since it is short, so may the function be.
 
-use std::ops::{Range, RangeInclusive};
+use std::ops::RangeInclusive;
 
 use super::jumps::{self, BRANCH};
 use crate::Refusal;
@@ -44,11 +44,6 @@ impl Pun {
     /// Bytes that the whole jump takes up.
     pub(crate) fn len(&self) -> usize {
         self.now.len()
-    }
-
-    /// The addresses of the whole jump.
-    pub(super) fn bytes(&self) -> Range<u64> {
-        self.site..self.site + JUMP as u64
     }
 
     /// All bytes at the site before, written and used.

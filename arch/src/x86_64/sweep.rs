@@ -44,6 +44,51 @@ pub(crate) fn sweep(function: &Function<'_>, around: &Around<'_>) -> Result<Body
     Ok(reader.body)
 }
 
+/// Whether execution is known to run on behind the function.
+pub(crate) fn runs_on(function: &Function<'_>) -> bool {
+    let (end, mut runs_on) = (function.address + function.bytes.len() as u64, false);
+    walk(function, |place, _| runs_on |= place == end);
+    runs_on
+}
+
+/// Whether execution is known to come to a branch, and no other instruction has some of its bytes: none that execution
+/// comes to, and none that a reader from the first byte on would see.
+pub(crate) fn is_plain(function: &Function<'_>, branch: &Instruction) -> bool {
+    let (mut comes, mut is_alone) = (false, true);
+    walk(function, |place, instruction| {
+        comes |= place == branch.ip();
+        let overlaps = place < branch.next_ip() && instruction.next_ip() > branch.ip();
+        is_alone &= place == branch.ip() || !overlaps;
+    });
+    let (bytes, wanted) = (function.bytes, (branch.ip() - function.address) as usize);
+    let mut offset = 0;
+    while offset < wanted {
+        offset += decode::one(&bytes[offset..], function.address + offset as u64).map_or(1, |one| one.len());
+    }
+    comes && is_alone && offset == wanted
+}
+
+/// Shows where execution comes from the entry, by running on and by direct branches; the end of the function with what is
+/// no instruction.
+fn walk(function: &Function<'_>, mut show: impl FnMut(u64, &Instruction)) {
+    let (bytes, address) = (function.bytes, function.address);
+    let mut seen = vec![false; bytes.len() + 1];
+    let mut starts = vec![0];
+    while let Some(mut offset) = starts.pop() {
+        while seen.get_mut(offset).is_some_and(|seen| !std::mem::replace(seen, true)) {
+            let place = address + offset as u64;
+            let instruction = decode::one(&bytes[offset..], place).unwrap_or_default();
+            show(place, &instruction);
+            let to = decode::branch_target(&instruction).map(|to| to.wrapping_sub(address));
+            starts.extend(to.and_then(|to| usize::try_from(to).ok()));
+            if instruction.is_invalid() || decode::ends(&instruction) {
+                break;
+            }
+            offset += instruction.len();
+        }
+    }
+}
+
 struct Reader<'a> {
     function: &'a Function<'a>,
     /// Where an instruction was found to start.
