@@ -106,8 +106,9 @@ impl Options {
     /// Holds no thread, or changes nothing ([`Error::NeedsHold`](crate::Error::NeedsHold)). A change of one function can
     /// often be made by one store, while all threads run: if its first instruction and the jump that is written over it
     /// lie in one aligned word of 8 bytes. Sites of the punned form are made for that: they overwrite one instruction,
-    /// however short; a call of the function may cost a little more then. So it goes on x86-64, where memory may be
-    /// writable and executable for that moment.
+    /// however short; a call of the function may cost a little more then. So it goes where memory may
+    /// be writable and executable for that moment; on aarch64 only for functions that begin with an instruction that may
+    /// be changed while it runs, such as the `nop` of `-fpatchable-function-entry`.
     ///
     /// A commit that needs no hold makes none by itself; with this, forms of sites are chosen that need none.
     #[must_use]

@@ -115,11 +115,6 @@ pub enum Refusal {
     )]
     NotAPlaceOfPun { site: u64, island: u64, low: u64, high: u64 },
 
-    #[error(
-        "a punned jump at {site:#x} would use the bytes of the branch at {from:#x}, which has to be changed"
-    )]
-    UsesBranch { site: u64, from: u64 },
-
     #[error("a punned jump at {site:#x} leads to {low:#x}..={high:#x}, where no memory is free")]
     NoIslandPlace { site: u64, low: u64, high: u64 },
 

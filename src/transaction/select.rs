@@ -36,8 +36,8 @@ pub(super) struct Selector<'r> {
     puns: PunPages,
     /// Memory that turned out to be taken, start to end.
     taken: Vec<(u64, u64)>,
-    /// Bytes of the sites selected so far, and the names of their targets.
-    claims: Claims<String>,
+    /// Bytes of the sites selected so far, and the addresses and names of their targets.
+    claims: Claims<(u64, String)>,
     /// Read when it is needed.
     occupied: Option<Occupied>,
 }
@@ -99,7 +99,7 @@ impl<'r> Selector<'r> {
                 None
             };
             for bytes in claims {
-                self.claims.add(bytes, target.name.clone());
+                self.claims.add(bytes, owner(target));
             }
             let may = |form: &Form| self.hold != Hold::Never || measure.changes_at_once(*form);
             let left = forms.filter(may).collect();
@@ -114,13 +114,13 @@ impl<'r> Selector<'r> {
     pub(super) fn without_near_memory(&mut self, target: &Target, selected: &mut Selected) -> bool {
         let form = Form::Absolute;
         let claims = claims(&selected.measure, form);
-        let is_own = |(_, owner): (u64, &String)| *owner == target.name;
+        let is_own = |(_, owner): (u64, &(u64, String))| owner.0 == target.address;
         let is_free = |bytes: &Range<u64>| {
             self.claims.owner(bytes).is_none_or(is_own) && self.others(target, bytes).is_none()
         };
         let fits = selected.left.contains(&form) && claims.iter().all(is_free);
         if fits {
-            claims.into_iter().for_each(|bytes| self.claims.add(bytes, target.name.clone()));
+            claims.into_iter().for_each(|bytes| self.claims.add(bytes, owner(target)));
             if let Some(island) = selected.island.take() {
                 self.puns.give_back(island, &self.registry.puns);
             }
@@ -135,7 +135,7 @@ impl<'r> Selector<'r> {
             let (target, address) = (target.name.clone(), bytes.start);
             return Err(Error::Overlap { target, address, other, other_address });
         }
-        self.claims.add(bytes, target.name.clone());
+        self.claims.add(bytes, owner(target));
         Ok(())
     }
 
@@ -155,7 +155,8 @@ impl<'r> Selector<'r> {
 
     /// The parts of a gap that are padding and of no other site.
     fn free_padding<'b>(&self, start: u64, gap: &'b [u8]) -> Vec<(u64, &'b [u8])> {
-        let gap = gap.get(..arch::padding(HOST, gap)).unwrap_or_default();
+        // What else stands in a gap may begin with its last NOP.
+        let gap = if arch::padding(HOST, gap) == gap.len() { gap } else { &[] };
         let all = start..start + gap.len() as u64;
         let others = self.registry.near(start).flat_map(|site| site.claims());
         let free = apart(all.clone(), others.chain(self.claims.within(all)));
@@ -168,7 +169,7 @@ impl<'r> Selector<'r> {
 
     /// Who has some of these bytes: the name of the target, and the first of its bytes.
     fn conflict(&self, target: &Target, bytes: &Range<u64>) -> Option<(String, u64)> {
-        let own = self.claims.owner(bytes).map(|(start, owner)| (owner.clone(), start));
+        let own = self.claims.owner(bytes).map(|(start, owner)| (owner.1.clone(), start));
         own.or_else(|| self.others(target, bytes))
     }
 
@@ -226,6 +227,10 @@ fn nothing_left(
         (None, Some(refusal)) => Error::Refused { target: name, address, refusal },
         (None, None) => Error::NeedsHold { target: name, address },
     }
+}
+
+fn owner(target: &Target) -> (u64, String) {
+    (target.address, target.name.clone())
 }
 
 /// The bytes that a site of this form takes up.
