@@ -72,10 +72,13 @@ mod tests {
 
     #[test]
     fn what_is_left_of_some_bytes() {
-        assert_eq!(apart(10..20, []), Vec::from([10..20]));
-        assert_eq!(apart(10..20, [0..10, 20..30]), Vec::from([10..20]));
-        assert_eq!(apart(10..20, [12..14, 0..11, 19..25]), [11..12, 14..19]);
-        let all = 0..30;
-        assert_eq!(apart(10..20, [all]), []);
+        let left = |taken: &[Range<u64>]| -> Vec<(u64, u64)> {
+            let left = apart(10..20, taken.iter().cloned());
+            left.into_iter().map(|part| (part.start, part.end)).collect()
+        };
+        assert_eq!(left(&[]), [(10, 20)]);
+        assert_eq!(left(&[0..10, 20..30]), [(10, 20)]);
+        assert_eq!(left(&[12..14, 0..11, 19..25]), [(11, 12), (14, 19)]);
+        assert_eq!(left(std::slice::from_ref(&(0..30))), []);
     }
 }
