@@ -209,9 +209,9 @@ fn a_target_that_somebody_else_has_changed() {
     assert_eq!(live_breakpoint(1), 2);
 }
 
-/// Hard case 104: a breakpoint that is set on the entry jump of a patch.
+/// A debugger's, or a uprobe's, that comes after the patch.
 #[test]
-fn a_breakpoint_on_a_patched_entry() {
+fn case_104_a_breakpoint_on_a_patched_entry() {
     let entry = live_breakpoint_later as *const () as usize;
     let breakpoint = MARKS[0];
     let mut change = Transaction::new();

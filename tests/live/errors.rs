@@ -3,6 +3,8 @@
 use crate::adds;
 use crate::support::fixtures::Folder;
 use crate::support::{child, emulator, error_in_time, patient};
+#[cfg(target_arch = "aarch64")]
+use crate::target;
 use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
 use midflight::{Applied, Error, NotSafe, Options, Original, Transaction, fault};
 #[cfg(target_arch = "x86_64")]
@@ -13,7 +15,16 @@ use std::time::Duration;
 adds! {
     live_shared_one + 1;
     live_shared_two + 2;
+}
+
+// A site that has an inside, so that it matters what is on stacks.
+#[cfg(target_arch = "x86_64")]
+adds! {
     live_errors + 1;
+}
+#[cfg(target_arch = "aarch64")]
+target! {
+    fn live_errors(u64) -> u64 { "add x0, x0, 1", "tbnz x0, 63, live_errors", "ret" }
 }
 
 // A symbol without a size.

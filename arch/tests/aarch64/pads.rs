@@ -71,6 +71,22 @@ fn case_089_102_on_guarded_pages_a_landing_pad_takes_the_place_of_signing() {
     }
 }
 
+/// A `br` into the middle of a function on a guarded page would fault there: ways back are `b`, which needs no landing pad.
+#[test]
+fn case_101_ways_back_into_the_function_need_no_landing_pad() {
+    // mov w0, w1; cbz w0, +8; ret; nop
+    let function = words(&[0xd503_233f, 0x2a01_03e0, 0x3400_0040, 0xd65f_03c0, 0xd503_201f]);
+    let measure = measured_guarded(&function);
+    let plan = plan_of(&measure, &function, Form::Island);
+    let back = u32::from_le_bytes(*plan.trampoline[8..].first_chunk().expect("a word"));
+    assert_eq!(back & 0xfc00_0000, 0x1400_0000, "b");
+    let distance = i64::from(back << 6).wrapping_shl(32) >> 38 << 2;
+    assert_eq!((PLACES.trampoline + 8).wrapping_add_signed(distance), AT + 8);
+    let (words, _) = plan.trampoline.as_chunks();
+    let is_br = |word: &[u8; 4]| u32::from_le_bytes(*word) & 0xffff_fc1f == 0xd61f_0000;
+    assert!(!words.iter().any(is_br));
+}
+
 #[test]
 fn case_089_the_second_word_must_be_movable_and_there() {
     let [(sign, _), _] = SIGNING;
