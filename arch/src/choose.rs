@@ -39,7 +39,7 @@ pub fn choose(measure: &Measure, replacement: Option<u64>, entrances: &[u64]) ->
     for form in ORDER {
         match usable(measure, form, replacement, entrances) {
             Ok(()) => choice.forms.push(form),
-            // Nothing is known of it: not worth a word.
+            // There is no such form, or nothing is known of the replacement: not worth a word.
             Err(None) => {}
             Err(Some(refusal)) => choice.refused.push((form, refusal)),
         }
@@ -57,7 +57,10 @@ fn usable(
         let to = replacement.ok_or(None)?;
         measure.entry_jump(form, to).map_err(Some)?;
     }
-    let displaced = measure.usable(form).map_err(|refusal| Some(refusal.clone()))?;
+    let displaced = measure.usable(form).map_err(|refusal| match refusal {
+        Refusal::NoSuchForm { .. } => None,
+        refusal => Some(refusal.clone()),
+    })?;
     let site = measure.site();
     let inside = match measure.set() {
         InstructionSet::X86_64 => site..site + displaced.overwritten as u64,
